@@ -1,0 +1,28 @@
+"""From a file to pixels, a waveform or a mesh. Knows nothing of LlamaIndex or torch."""
+
+from llama_index_mm.media.audio import SAMPLE_RATE, Waveform, load_audio, wav_bytes
+from llama_index_mm.media.files import MODALITIES, Modality, digest_bytes, digest_file, modality_of, suffixes
+from llama_index_mm.media.image import image_bytes, load_image
+from llama_index_mm.media.mesh import Mesh, MeshFacts, load_mesh
+from llama_index_mm.media.views import contact_sheet, render_views, split_sheet
+
+__all__ = [
+    "MODALITIES",
+    "SAMPLE_RATE",
+    "Mesh",
+    "MeshFacts",
+    "Modality",
+    "Waveform",
+    "contact_sheet",
+    "digest_bytes",
+    "digest_file",
+    "image_bytes",
+    "load_audio",
+    "load_image",
+    "load_mesh",
+    "modality_of",
+    "render_views",
+    "split_sheet",
+    "suffixes",
+    "wav_bytes",
+]

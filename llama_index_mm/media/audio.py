@@ -1,0 +1,110 @@
+"""Files and bytes to a mono waveform at 16 kHz, by PyAV."""
+
+import io
+import math
+import wave
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_mm._optional import require
+from llama_index_mm.errors import DecodeError
+from llama_index_mm.media.files import check_readable
+
+__all__ = ["MAX_SECONDS", "SAMPLE_RATE", "Waveform", "load_audio", "wav_bytes"]
+
+SAMPLE_RATE = 16_000  # samples a second, what every encoder of sound here takes
+MAX_SECONDS = 6 * 3600.0  # longer recordings are refused (6 hours decoded: 1.4 GB)
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A mono recording.
+
+    Attributes:
+        samples: ``(n,)`` float32 in [-1, 1].
+        rate: samples a second.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int = SAMPLE_RATE
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.rate
+
+    def cut(self, start: float | None, end: float | None) -> "Waveform":
+        """Give the part from ``start`` to ``end`` seconds; ``None`` stands for the beginning or the end."""
+        first = 0 if start is None else max(0, round(start * self.rate))
+        last = len(self.samples) if end is None else round(end * self.rate)
+        return Waveform(self.samples[first:last], self.rate)
+
+
+def load_audio(source: Path | str | bytes, *, start: float | None = None, end: float | None = None) -> Waveform:
+    """Decode the first sound track of a file to mono at 16 kHz.
+
+    Args:
+        source: a path, or the encoded bytes. Video files give their sound.
+        start: first second to keep; ``None`` for the beginning.
+        end: second to stop at; ``None`` for the end.
+
+    Raises:
+        DecodeError: the file is missing, empty, broken, has no sound, is longer than ``MAX_SECONDS``, or the span is empty.
+        MissingExtraError: PyAV is not installed.
+    """
+    av: Any = require("av", extra="audio")
+    if isinstance(source, bytes):
+        name, opened = "the sound given as bytes", io.BytesIO(source)
+    else:
+        path = Path(source)
+        check_readable(path)
+        name, opened = path.name, io.BytesIO(path.read_bytes())
+    try:
+        chunks = list(_decode(av, opened, end))
+    except DecodeError as error:
+        raise DecodeError(f"{name} {error}") from error
+    except (av.FFmpegError, ValueError) as error:
+        raise DecodeError(f"{name} can't be decoded as sound: {error}. Is it complete, and what its name says?") from error
+    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    cut = Waveform(samples).cut(start, end)
+    if not len(cut.samples):
+        raise DecodeError(f"{name} holds no sound{'' if start is None else f' after {start:g} s'}.")
+    return cut
+
+
+def _decode(av: Any, opened: io.BytesIO, end: float | None) -> Iterator[NDArray[np.float32]]:
+    """Yield float32 chunks at 16 kHz up to ``end`` seconds."""
+    stop = math.inf if end is None else end * SAMPLE_RATE
+    done = 0
+    with av.open(opened, metadata_errors="ignore") as container:
+        if not container.streams.audio:
+            raise DecodeError("has no sound track.")
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        frames = container.decode(container.streams.audio[0])
+        for frame in frames:
+            for out in resampler.resample(frame):
+                chunk = out.to_ndarray().reshape(-1).astype(np.float32)
+                done += len(chunk)
+                yield chunk
+            if done > MAX_SECONDS * SAMPLE_RATE:
+                raise DecodeError(f"is longer than {MAX_SECONDS / 3600:g} hours. Cut it into parts.")
+            if done >= stop:
+                return
+        for out in resampler.resample(None):
+            yield out.to_ndarray().reshape(-1).astype(np.float32)
+
+
+def wav_bytes(sound: Waveform) -> bytes:
+    """Encode as 16-bit mono WAV, which every browser and every LLM that hears can take."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sound.rate)
+        file.writeframes((np.clip(sound.samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()

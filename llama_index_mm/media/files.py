@@ -1,0 +1,72 @@
+"""What kind of media a file holds, and the digest that identifies its content."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from llama_index_mm.errors import DecodeError, UnsupportedMediaError
+
+__all__ = ["MODALITIES", "Modality", "check_readable", "digest_bytes", "digest_file", "modality_of", "suffixes"]
+
+Modality = Literal["text", "image", "audio", "mesh"]
+MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "mesh")
+
+# Audio and meshes are listed by hand, as their decoders keep no such table; images are what Pillow opens.
+_TEXT = (".txt", ".md", ".markdown", ".rst")
+_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".webm")
+_MESH = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
+_IMAGE = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+_BY_SUFFIX: dict[str, Modality] = {
+    **dict.fromkeys(_TEXT, "text"),
+    **dict.fromkeys(_AUDIO, "audio"),
+    **dict.fromkeys(_MESH, "mesh"),
+    **dict.fromkeys(_IMAGE, "image"),
+}
+_CHUNK = 1 << 20  # bytes read at a time
+
+
+def suffixes(modality: Modality | None = None) -> tuple[str, ...]:
+    """File name endings that are taken, all of them or those of one modality."""
+    return tuple(suffix for suffix, of in _BY_SUFFIX.items() if modality in (None, of))
+
+
+def modality_of(path: Path) -> Modality:
+    """Tell the modality of a file by its name's ending.
+
+    Raises:
+        UnsupportedMediaError: no decoder takes such a file; the message lists the endings that are taken.
+    """
+    try:
+        return _BY_SUFFIX[path.suffix.lower()]
+    except KeyError:
+        raise UnsupportedMediaError(
+            f"No decoder for {path.suffix or 'a name without an ending'!r} ({path.name}). "
+            f"Taken are: {' '.join(sorted(_BY_SUFFIX))}"
+        ) from None
+
+
+def check_readable(path: Path) -> None:
+    """Refuse what is no regular file with something in it.
+
+    Raises:
+        DecodeError: the path is missing, is no regular file, or is empty.
+    """
+    if not path.is_file():
+        raise DecodeError(f"Expected a regular file, but {path} is {'no regular file' if path.exists() else 'missing'}.")
+    if path.stat().st_size == 0:
+        raise DecodeError(f"{path.name} is empty (0 bytes).")
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 of the bytes: 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content: 64 lower-case hexadecimal digits. Reads 1 MiB at a time."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()

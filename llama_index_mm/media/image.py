@@ -1,0 +1,80 @@
+"""Files and bytes to upright RGB pixels, by Pillow."""
+
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from llama_index_mm.errors import DecodeError
+from llama_index_mm.media.files import check_readable
+
+__all__ = ["MAX_PIXELS", "image_bytes", "load_image"]
+
+MAX_PIXELS = 100_000_000  # decoded pixels; larger pictures are refused before they are decoded
+
+
+def load_image(source: Path | str | bytes) -> Image.Image:
+    """Decode a picture to RGB, upright by its EXIF orientation, transparent parts on white.
+
+    The first frame of an animation is taken; 16-bit greys are scaled to 8 bits.
+
+    Args:
+        source: a path, or the encoded bytes.
+
+    Raises:
+        DecodeError: the file is missing, empty, broken or truncated, has more than ``MAX_PIXELS`` pixels, or is no picture.
+    """
+    if isinstance(source, bytes):
+        name, opened = "the picture given as bytes", io.BytesIO(source)
+        return _decode(opened, name)
+    path = Path(source)
+    check_readable(path)
+    with path.open("rb") as file:
+        return _decode(file, path.name)
+
+
+def _decode(file: "io.BufferedIOBase", name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of odd EXIF blocks, and of sizes that MAX_PIXELS bounds already.
+            warnings.simplefilter("ignore")
+            with Image.open(file) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DecodeError(
+                        f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down."
+                    )
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except DecodeError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever their parsers raise
+        raise DecodeError(f"{name} can't be decoded as a picture: {error}. Is it complete, and what its name says?") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greys; convert("L") would clip them
+        low, high = image.getextrema()
+        scale = 255.0 / (float(high) - float(low)) if high > low else 0.0
+        return image.convert("F").point(lambda value: (value - float(low)) * scale).convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_bytes(image: Image.Image, *, longest: int | None = None, kind: str = "JPEG") -> bytes:
+    """Encode a picture, scaled down so that its longest side has at most ``longest`` pixels.
+
+    Args:
+        image: an RGB picture.
+        longest: pixels of the longest side; ``None`` keeps the size.
+        kind: Pillow's name of the format, ``"JPEG"`` (quality 85) or ``"PNG"``.
+    """
+    if longest is not None and max(image.size) > longest:
+        image = image.copy()
+        image.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,254 @@
+"""Nodes that carry one piece of media, built to survive everything LlamaIndex does to nodes.
+
+All state lies where LlamaIndex's serialisers keep it: in path-based `MediaResource`s and in flat metadata under the
+``mm_`` prefix, which stays out of the text for the LLM and for embeddings. Stock LlamaIndex code loads these nodes as plain
+`Node`; `retype` gives them their class back.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageNode,
+    IndexNode,
+    MediaResource,
+    MetadataMode,
+    Node,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
+
+from llama_index_mm.media import Modality, load_audio, wav_bytes
+
+__all__ = [
+    "PREFIX",
+    "AudioMedia",
+    "ImageMedia",
+    "MediaNode",
+    "MeshMedia",
+    "format_seconds",
+    "modality_of_node",
+    "node_from_json",
+    "node_to_json",
+    "retype",
+]
+
+PREFIX = "mm_"
+_AUDIO_BLOCK_FORMAT = "wav"
+_N = TypeVar("_N", bound="MediaNode")
+
+
+def _fact(key: str, doc: str) -> property:
+    """A property that reads one namespaced metadata entry."""
+
+    def read(self: "MediaNode") -> Any:
+        return self.metadata.get(PREFIX + key)
+
+    return property(read, doc=doc)
+
+
+class MediaNode(Node):
+    """Base of the nodes that carry media.
+
+    Make them by `create`. ``class_name()`` is core's ``"Node"`` on purpose: document stores, ingestion caches and foreign
+    vector stores know that name, load the node with every field, and `retype` turns it back.
+    """
+
+    modality: ClassVar[Modality]
+
+    @classmethod
+    def create(
+        cls: type[_N],
+        path: Path | str,
+        *,
+        digest: str,
+        text: str = "",
+        id_: str | None = None,
+        source: RelatedNodeInfo | None = None,
+        metadata: dict[str, Any] | None = None,
+        **facts: str | int | float | bool | None,
+    ) -> _N:
+        """Make a node for the file at ``path``.
+
+        Args:
+            path: the media file; stored as given.
+            digest: SHA-256 of the file's content, 64 hexadecimal digits.
+            text: transcript, labels or facts, for the LLM and for text spaces. Empty: the file's title is used.
+            id_: node id; random if not given.
+            source: the document that this node belongs to.
+            metadata: the user's own metadata; seen by the LLM unless excluded.
+            **facts: entries under the ``mm_`` prefix; ``None`` is left out.
+        """
+        path = Path(path)
+        stated = {PREFIX + key: value for key, value in facts.items() if value is not None}
+        own = {
+            "file_name": path.name,
+            "file_path": str(path),
+            **(metadata or {}),
+            PREFIX + "modality": cls.modality,
+            PREFIX + "path": str(path),
+            PREFIX + "digest": digest,
+            **stated,
+        }
+        # File names are for filters and citations; as text they count only through the title.
+        hidden = [key for key in own if key.startswith(PREFIX) or key in ("file_name", "file_path")]
+        node = cls(
+            **({"id_": id_} if id_ else {}),
+            text_resource=MediaResource(text=text or title_of(path)),
+            metadata=own,
+            excluded_embed_metadata_keys=hidden,
+            excluded_llm_metadata_keys=hidden,
+            **cls._resources(path, stated),
+        )
+        if source is not None:
+            node.relationships[NodeRelationship.SOURCE] = source
+        return node
+
+    @classmethod
+    def _resources(cls, path: Path, facts: dict[str, Any]) -> dict[str, MediaResource]:
+        return {}
+
+    path = property(lambda self: Path(self.metadata[PREFIX + "path"]), doc="The media file.")
+    digest = _fact("digest", "SHA-256 of the media file's content.")
+    title = property(lambda self: title_of(self.path), doc="Words of the file's name.")
+
+    @property
+    def text(self) -> str:
+        """Transcript, labels or facts; the title if there are none."""
+        return (self.text_resource.text if self.text_resource else None) or ""
+
+    def with_facts(self: _N, *, text: str | None = None, **facts: str | int | float | bool | None) -> _N:
+        """Give a copy with other text or further ``mm_`` entries; the node itself is left alone."""
+        copy = self.model_copy(deep=True)
+        for key, value in facts.items():
+            if value is not None:
+                copy.metadata[PREFIX + key] = value
+                for hidden in (copy.excluded_embed_metadata_keys, copy.excluded_llm_metadata_keys):
+                    if PREFIX + key not in hidden:
+                        hidden.append(PREFIX + key)
+        for name, resource in copy._resources(copy.path, copy.metadata).items():
+            setattr(copy, name, resource)
+        if text is not None:
+            copy.text_resource = MediaResource(text=text)
+        return copy
+
+    def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[Any]:
+        """Blocks for an LLM: the user's metadata if asked for, the text, and the media itself."""
+        blocks: list[Any] = list(self.get_metadata_content_blocks(metadata_mode))
+        if self.text:
+            blocks.append(TextBlock(text=self.text))
+        return blocks + self._media_blocks()
+
+    def _media_blocks(self) -> list[Any]:
+        return []
+
+
+class ImageMedia(MediaNode):
+    """A picture. Its text is its labels or caption; its content block is the picture."""
+
+    modality: ClassVar[Modality] = "image"
+
+    @classmethod
+    def _resources(cls, path: Path, facts: dict[str, Any]) -> dict[str, MediaResource]:
+        return {"image_resource": MediaResource(path=path, mimetype=facts.get(PREFIX + "mimetype"))}
+
+    def _media_blocks(self) -> list[Any]:
+        return [ImageBlock(path=self.path, image_mimetype=self.metadata.get(PREFIX + "mimetype"))]
+
+
+class AudioMedia(MediaNode):
+    """A recording, or the span of one. Its text is the transcript; its content block is the sound of the span as WAV."""
+
+    modality: ClassVar[Modality] = "audio"
+
+    @classmethod
+    def _resources(cls, path: Path, facts: dict[str, Any]) -> dict[str, MediaResource]:
+        return {"audio_resource": MediaResource(path=path, mimetype=facts.get(PREFIX + "mimetype"))}
+
+    start = _fact("start", "First second of the span; None: the recording's beginning.")
+    end = _fact("end", "Second at which the span ends; None: the recording's end.")
+    seconds = _fact("seconds", "Length of the whole recording in seconds.")
+    language = _fact("language", "ISO 639-1 code of the language spoken, None where nothing is.")
+    speech = property(
+        lambda self: bool(self.metadata.get(PREFIX + "speech")), doc="Whether words were heard; the text is then a transcript."
+    )
+
+    def _media_blocks(self) -> list[Any]:
+        sound = load_audio(self.path, start=self.start, end=self.end)
+        return [AudioBlock(audio=wav_bytes(sound), format=_AUDIO_BLOCK_FORMAT)]
+
+
+class MeshMedia(MediaNode):
+    """A 3D model. Its text is a line of facts; its content block is a sheet of six views."""
+
+    modality: ClassVar[Modality] = "mesh"
+
+    @classmethod
+    def _resources(cls, path: Path, facts: dict[str, Any]) -> dict[str, MediaResource]:
+        views = facts.get(PREFIX + "views")
+        return {"image_resource": MediaResource(path=Path(views), mimetype="image/png")} if views else {}
+
+    @property
+    def views(self) -> Path | None:
+        """PNG with six views in three columns and two rows, if they were rendered."""
+        views = self.metadata.get(PREFIX + "views")
+        return Path(views) if views else None
+
+    def _media_blocks(self) -> list[Any]:
+        return [ImageBlock(path=self.views, image_mimetype="image/png")] if self.views else []
+
+
+_MEDIA: dict[str, type[MediaNode]] = {cls.modality: cls for cls in (ImageMedia, AudioMedia, MeshMedia)}
+_CORE: dict[str, type[BaseNode]] = {cls.class_name(): cls for cls in (Node, TextNode, ImageNode, IndexNode, Document)}
+
+
+def title_of(path: Path) -> str:
+    """Words of a file's name: ``Sea-shore_2.ogg`` gives ``Sea shore 2``."""
+    return " ".join(path.stem.replace("_", " ").replace("-", " ").split())
+
+
+def modality_of_node(node: BaseNode) -> Modality:
+    """Tell which modality a node carries; nodes of LlamaIndex's own with a picture in them are images."""
+    if isinstance(node, MediaNode):
+        return node.modality
+    stated = node.metadata.get(PREFIX + "modality")
+    if stated in _MEDIA:
+        return _MEDIA[stated].modality
+    return "text"
+
+
+def retype(node: BaseNode) -> BaseNode:
+    """Give a node its media class back if a store loaded it as a plain `Node`; other nodes are returned as they are."""
+    cls = _MEDIA.get(node.metadata.get(PREFIX + "modality", ""))
+    if cls is None or isinstance(node, cls):
+        return node
+    kept = {name: getattr(node, name) for name in type(node).model_fields if name in cls.model_fields}
+    if isinstance(node, TextNode):  # a store that knows TextNode only: the text field becomes the text resource
+        kept["text_resource"] = MediaResource(text=node.text)
+    fresh = cls(**kept)
+    for name, resource in cls._resources(fresh.path, fresh.metadata).items():
+        if getattr(fresh, name) is None:
+            setattr(fresh, name, resource)
+    return fresh
+
+
+def node_to_json(node: BaseNode) -> str:
+    """Serialise a node without its embedding, with the class that it has."""
+    return node.model_copy(update={"embedding": None}).to_json()
+
+
+def node_from_json(text: str, class_name: str) -> BaseNode:
+    """Undo `node_to_json`: the node comes back as the class that it was."""
+    return retype(_CORE.get(class_name, Node).from_json(text))
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as people read them: ``75.2`` gives ``1:15``."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"

@@ -1,0 +1,1 @@
+"""LlamaIndex transforms for media: spans, transcripts, labels, views."""
