@@ -4,9 +4,9 @@
     python scripts/make_demo_audio.py --only rain bell --out some/folder
     python scripts/make_demo_audio.py --check path/to/whisper
 
-Needs the program ``espeak-ng`` (Debian and Ubuntu: ``apt install espeak-ng``; macOS: ``brew install espeak-ng``) and the
-extra ``audio`` of this package. The same versions of espeak-ng and PyAV give the same bytes on every run. ``--check``
-takes a folder with faster-whisper weights and prints what Whisper hears in each spoken file.
+Needs the program ``espeak-ng`` (Debian and Ubuntu: ``apt install espeak-ng``; macOS: ``brew install espeak-ng``) and
+the extra ``audio`` of this package. The same versions of espeak-ng, NumPy and PyAV give the same bytes on every run.
+``--check`` takes a folder with faster-whisper weights and prints what Whisper hears in each spoken file.
 """
 
 import argparse
@@ -30,48 +30,54 @@ SOUND_RATE = 48000  # Hz
 SPEECH_BITS = 32_000  # per second
 SOUND_BITS = 64_000  # per second
 PAUSE = 1.0  # seconds between two parts of a spoken file
-PEAK = 0.8  # the loudest sample of each file
+PEAK = 0.6  # the loudest sample of each file
 
-ANNA = "en-us+f3"  # the voices of the two speakers
-BEN = "en-gb"
+SHE = ("en-us+f2", 50)  # the two speakers: voice of espeak-ng, and its pitch from 0 to 99
+HE = ("en-us", 35)
 
-SPEECH: dict[str, list[tuple[str, str]]] = {
+Speaker = tuple[str, int]
+
+SPEECH: dict[str, list[tuple[Speaker, str]]] = {
     "podcast-lighthouse-keepers": [
-        (ANNA, "Welcome to the coast podcast. Today we talk about lighthouse keepers."),
+        (SHE, "Welcome to the coast podcast. Today we talk about lighthouse keepers."),
         (
-            BEN,
-            "The lighthouse on Skerry Point was built in eighteen twelve. "
+            HE,
+            "The lighthouse on Falcon Point was built in eighteen twelve. "
             "Its lamp can be seen from a distance of twenty miles.",
         ),
-        (ANNA, "Three keepers lived in the tower. The night was divided into watches of four hours each."),
-        (BEN, "In the early years the lamp burned whale oil. Later the keepers used paraffin, because it was cheaper."),
+        (SHE, "Three keepers lived in the tower. Each of them kept watch for four hours every night."),
+        (HE, "In the early years the lamp burned whale oil. Later the keepers used paraffin, because it was cheaper."),
         (
-            ANNA,
-            "There are one hundred and forty four steps to the top. "
-            "The keepers carried all of the oil up the stairs by hand.",
+            SHE,
+            "There are one hundred forty four steps to the top. "
+            "They had to carry all of the oil up the stairs by hand.",
         ),
-        (BEN, "When there was fog, they rang a large bell every thirty seconds, to warn the ships about the rocks."),
-        (ANNA, "In nineteen eighty six the light became automatic, and the last keeper went home."),
-        (BEN, "Today the house of the keepers is a small museum. It is open on Saturdays in the summer."),
+        (HE, "When there was fog, they rang a large bell every thirty seconds, to warn the ships about the rocks."),
+        (SHE, "In nineteen eighty six the lighthouse got an electric lamp, and the last keeper went home."),
+        (HE, "Today the house of the keepers is a small museum. It is open on Saturdays in the summer."),
     ],
     "podcast-bread-baking": [
-        (BEN, "Welcome to the kitchen podcast. Today we are going to bake sourdough bread."),
+        (HE, "Welcome to the kitchen podcast. Today we are going to bake sourdough bread."),
         (
-            ANNA,
+            SHE,
             "Mix five hundred grams of flour with three hundred and fifty grams of water. "
             "Then let the dough rest for one hour.",
         ),
-        (BEN, "Now add one hundred grams of starter, and ten grams of salt."),
-        (ANNA, "Stretch and fold the dough four times, with thirty minutes between the folds."),
-        (BEN, "Leave the loaf in the refrigerator for twelve hours. The cold gives the bread a better taste."),
-        (ANNA, "Heat the oven to two hundred and fifty degrees, and put an iron pot inside."),
-        (BEN, "Bake the bread for twenty minutes with the lid on, and for twenty five minutes without the lid."),
-        (ANNA, "Wait for at least one hour before you cut the bread, or else it will be sticky inside."),
+        (HE, "Now add one hundred grams of sourdough starter, and ten grams of salt."),
+        (SHE, "Stretch and fold the dough four times, with thirty minutes between the folds."),
+        (HE, "Leave the dough in the refrigerator for twelve hours. The cold gives the bread a better taste."),
+        (SHE, "Heat the oven to two hundred and fifty degrees, and put an iron pot inside."),
+        (
+            HE,
+            "The bread stays in the oven for twenty minutes with the lid on, "
+            "and for twenty five minutes without the lid.",
+        ),
+        (SHE, "Wait for at least one hour before you cut the bread, or else it will be sticky inside."),
     ],
     "memo-garden": [
         (
-            BEN,
-            "A note about the garden. Water the tomatoes every second morning. "
+            HE,
+            "This is a note about the garden. Give water to the tomatoes every second morning. "
             "Plant the tulips in October, fifteen centimeters deep. "
             "And bring the blue ladder back to the neighbor on Friday.",
         ),
@@ -79,14 +85,16 @@ SPEECH: dict[str, list[tuple[str, str]]] = {
 }
 
 
-def say(text: str, voice: str, *, words_per_minute: int = 150) -> Wave:
-    """Speak English ``text`` with an espeak-ng voice: (samples,) at ``SPEECH_RATE``, without silence at the ends."""
+def say(text: str, speaker: Speaker) -> Wave:
+    """Speak English ``text`` by espeak-ng: (samples,) at ``SPEECH_RATE``, without silence at the ends."""
     program = shutil.which("espeak-ng")
     if program is None:
         raise SystemExit("espeak-ng is not installed; this script needs it to make the spoken files")
+    voice, pitch = speaker
+    manner = ["-v", voice, "-p", str(pitch), "-s", "150", "-g", "2"]  # words a minute, gaps of 20 ms
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        subprocess.run([program, "-v", voice, "-s", str(words_per_minute), "-w", str(path), text], check=True)
+        subprocess.run([program, *manner, "-w", str(path), text], check=True)
         with wave.open(str(path)) as reader:
             if reader.getnchannels() != 1 or reader.getsampwidth() != 2:
                 raise SystemExit(f"expected 16-bit mono sound from espeak-ng, got {reader.getparams()}")
@@ -102,13 +110,13 @@ def resampled(sound: Wave, rate: int) -> Wave:
     return np.fft.irfft(np.fft.rfft(sound), samples) * (samples / len(sound))
 
 
-def speech(parts: list[tuple[str, str]]) -> Wave:
-    """Speak the parts, each a (voice, text), one after the other with ``PAUSE`` seconds between them."""
+def speech(parts: list[tuple[Speaker, str]]) -> Wave:
+    """Speak the parts, each a (speaker, text), one after the other with ``PAUSE`` seconds between them."""
     edge = np.zeros(int(0.3 * SPEECH_RATE))
     pause = np.zeros(int(PAUSE * SPEECH_RATE))
     pieces = [edge]
-    for number, (voice, text) in enumerate(parts):
-        sound = say(text, voice)
+    for number, (speaker, text) in enumerate(parts):
+        sound = say(text, speaker)
         loudness = np.sqrt(np.mean(sound**2))
         pieces += [pause] if number else []
         pieces.append(sound * (0.1 / loudness))
