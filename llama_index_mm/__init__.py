@@ -1,0 +1,84 @@
+"""Find images, 3D meshes, sound and speech next to text in LlamaIndex, and answer from what is found.
+
+Names are imported on first use: importing the package costs little more than LlamaIndex itself, and no optional package is
+needed for it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_index_mm.answers import Citation, NumberSources, citations_of
+    from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, TextEncoder
+    from llama_index_mm.index import MultiModalIndex
+    from llama_index_mm.ingestion import IngestReport
+    from llama_index_mm.llms import LocalLLM
+    from llama_index_mm.nodes import AudioMedia, ImageMedia, MediaNode, MeshMedia, retype
+    from llama_index_mm.presets import PRESETS, Preset, load_preset
+    from llama_index_mm.readers import MediaReader
+    from llama_index_mm.retrieval import FusionRetriever, MediaQuery, reasons_of
+    from llama_index_mm.stores import MediaStore, SpaceVectorStore
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AudioMedia": "nodes",
+    "Citation": "answers",
+    "EmbeddingSpace": "embeddings.base",
+    "Encoder": "embeddings.base",
+    "FusionRetriever": "retrieval",
+    "ImageMedia": "nodes",
+    "IngestReport": "ingestion",
+    "LocalLLM": "llms",
+    "MediaNode": "nodes",
+    "MediaQuery": "retrieval",
+    "MediaReader": "readers",
+    "MediaStore": "stores",
+    "MeshMedia": "nodes",
+    "MultiModalIndex": "index",
+    "NumberSources": "answers",
+    "PRESETS": "presets",
+    "Preset": "presets",
+    "SpaceVectorStore": "stores",
+    "TextEncoder": "embeddings.base",
+    "citations_of": "answers",
+    "load_preset": "presets",
+    "reasons_of": "retrieval",
+    "retype": "nodes",
+}
+
+__all__ = [
+    "PRESETS",
+    "AudioMedia",
+    "Citation",
+    "EmbeddingSpace",
+    "Encoder",
+    "FusionRetriever",
+    "ImageMedia",
+    "IngestReport",
+    "LocalLLM",
+    "MediaNode",
+    "MediaQuery",
+    "MediaReader",
+    "MediaStore",
+    "MeshMedia",
+    "MultiModalIndex",
+    "NumberSources",
+    "Preset",
+    "SpaceVectorStore",
+    "TextEncoder",
+    "citations_of",
+    "load_preset",
+    "reasons_of",
+    "retype",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

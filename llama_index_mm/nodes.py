@@ -26,6 +26,7 @@ from llama_index_mm.media import Modality, load_audio, wav_bytes
 
 __all__ = [
     "PREFIX",
+    "TEXT_ONLY",
     "AudioMedia",
     "ImageMedia",
     "MediaNode",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 PREFIX = "mm_"
+TEXT_ONLY = PREFIX + "text_only"  # set on copies for an LLM that can't take the media itself
 _AUDIO_BLOCK_FORMAT = "wav"
 _N = TypeVar("_N", bound="MediaNode")
 
@@ -96,13 +98,14 @@ class MediaNode(Node):
         }
         # File names are for filters and citations; as text they count only through the title.
         hidden = [key for key in own if key.startswith(PREFIX) or key in ("file_name", "file_path")]
+        fields: dict[str, Any] = {"metadata": own, **cls._resources(path, stated)}
+        if id_ is not None:
+            fields["id_"] = id_
         node = cls(
-            **({"id_": id_} if id_ else {}),
             text_resource=MediaResource(text=text or title_of(path)),
-            metadata=own,
             excluded_embed_metadata_keys=hidden,
-            excluded_llm_metadata_keys=hidden,
-            **cls._resources(path, stated),
+            excluded_llm_metadata_keys=list(hidden),
+            **fields,
         )
         if source is not None:
             node.relationships[NodeRelationship.SOURCE] = source
@@ -141,7 +144,7 @@ class MediaNode(Node):
         blocks: list[Any] = list(self.get_metadata_content_blocks(metadata_mode))
         if self.text:
             blocks.append(TextBlock(text=self.text))
-        return blocks + self._media_blocks()
+        return blocks if self.metadata.get(TEXT_ONLY) else blocks + self._media_blocks()
 
     def _media_blocks(self) -> list[Any]:
         return []
@@ -174,7 +177,8 @@ class AudioMedia(MediaNode):
     seconds = _fact("seconds", "Length of the whole recording in seconds.")
     language = _fact("language", "ISO 639-1 code of the language spoken, None where nothing is.")
     speech = property(
-        lambda self: bool(self.metadata.get(PREFIX + "speech")), doc="Whether words were heard; the text is then a transcript."
+        lambda self: bool(self.metadata.get(PREFIX + "speech")),
+        doc="Whether words were heard; the text is then a transcript.",
     )
 
     def _media_blocks(self) -> list[Any]:

@@ -49,8 +49,7 @@ SPEECH: dict[str, list[tuple[Speaker, str]]] = {
         (HE, "In the early years the lamp burned whale oil. Later the keepers used paraffin, because it was cheaper."),
         (
             SHE,
-            "There are one hundred forty four steps to the top. "
-            "They had to carry all of the oil up the stairs by hand.",
+            "There are one hundred forty four steps to the top. They had to carry all of the oil up the stairs by hand.",
         ),
         (HE, "When there was fog, they rang a large bell every thirty seconds, to warn the ships about the rocks."),
         (SHE, "In nineteen eighty six the lighthouse got an electric lamp, and the last keeper went home."),
@@ -69,8 +68,7 @@ SPEECH: dict[str, list[tuple[Speaker, str]]] = {
         (SHE, "Heat the oven to two hundred and fifty degrees, and put an iron pot inside."),
         (
             HE,
-            "The bread stays in the oven for twenty minutes with the lid on, "
-            "and for twenty five minutes without the lid.",
+            "The bread stays in the oven for twenty minutes with the lid on, and for twenty five minutes without the lid.",
         ),
         (SHE, "Wait for at least one hour before you cut the bread, or else it will be sticky inside."),
     ],

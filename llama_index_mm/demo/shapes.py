@@ -53,9 +53,7 @@ def _capped(rings: NDArray[np.float64], first: ArrayLike, last: ArrayLike) -> Me
 
 def _box(middle: ArrayLike, size: ArrayLike) -> Mesh:
     """A box with edges along the axes: its middle (x, y, z) and its full size (x, y, z)."""
-    corners = np.array(
-        [[x, y, z] for y in (-0.5, 0.5) for x, z in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))]
-    )
+    corners = np.array([[x, y, z] for y in (-0.5, 0.5) for x, z in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))])
     bottom, top = [[0, 1, 2], [0, 2, 3]], [[4, 6, 5], [4, 7, 6]]
     return corners * np.asarray(size, float) + middle, np.concatenate([_grid_faces(2, 4), bottom, top]).astype(np.int64)
 
@@ -232,9 +230,7 @@ def lamp() -> Mesh:
     pole = _tube([(0, 0.03, 0), (0, 1.37, 0)], 0.011)
     socket = _turned([(0, 1.35), (0.022, 1.35), (0.022, 1.41), (0, 1.41)])
     angle = np.linspace(-1.2, np.pi / 2, 9)
-    bulb = _turned(
-        [(0, 1.40), *np.stack([0.036 * np.cos(angle[:-1]), 1.45 + 0.036 * np.sin(angle[:-1])], 1), (0, 1.486)]
-    )
+    bulb = _turned([(0, 1.40), *np.stack([0.036 * np.cos(angle[:-1]), 1.45 + 0.036 * np.sin(angle[:-1])], 1), (0, 1.486)])
     shade = _ring([(0.23, 1.3), (0.14, 1.6), (0.135, 1.6), (0.225, 1.3)])
     spokes = [_tube([(-0.165, 1.5, 0), (0.165, 1.5, 0)], 0.003), _tube([(0, 1.5, -0.165), (0, 1.5, 0.165)], 0.003)]
     return _join(foot, pole, socket, bulb, shade, *spokes)

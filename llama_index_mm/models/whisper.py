@@ -1,0 +1,77 @@
+"""One Whisper in memory for all that need it: transcripts and sound vectors."""
+
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_mm._optional import require
+from llama_index_mm.errors import ModelError
+from llama_index_mm.media import SAMPLE_RATE, Waveform
+from llama_index_mm.models.pull import ensure
+
+__all__ = ["WINDOW_SECONDS", "encode_window", "load_whisper", "speech_spans"]
+
+# Whisper was trained on 30 seconds, most of it silence behind short clips. 10 seconds tell sounds apart as well
+# (ESC-10 nearest neighbour 0.84 either way) in a third of the time.
+WINDOW_SECONDS = 10.0
+_FRAMES = 1000  # mel frames of a window, 100 a second
+_FRAMES_PER_SECOND = 50  # of the encoder's output
+_LOCK = threading.Lock()
+
+
+def load_whisper(folder: Path | None = None) -> Any:
+    """Give the ``faster_whisper.WhisperModel`` of a folder, loaded once per process (8-bit weights, CPU).
+
+    Args:
+        folder: a CTranslate2 model; default is Whisper base of the ``offline`` preset.
+
+    Raises:
+        ModelError: the folder holds no such model.
+        MissingExtraError: faster-whisper is not installed.
+    """
+    with _LOCK:
+        return _load(folder or ensure("whisper-base"))
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path) -> Any:
+    faster_whisper: Any = require("faster_whisper", extra="audio")
+    try:
+        return faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", local_files_only=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelError(
+            f"{folder} can't be loaded as a Whisper model for CTranslate2: {error}. "
+            "Expected model.bin, config.json, tokenizer.json and vocabulary.txt."
+        ) from error
+
+
+def encode_window(model: Any, sound: Waveform) -> NDArray[np.float32]:
+    """Run the encoder over at most 10 seconds.
+
+    Returns:
+        ``(frames, width)`` float32: 50 frames a second, those of the sound alone, not of the padding behind it.
+    """
+    require("faster_whisper", extra="audio")
+    from faster_whisper.audio import pad_or_trim
+
+    samples = sound.samples[: int(WINDOW_SECONDS * SAMPLE_RATE)]
+    features = pad_or_trim(model.feature_extractor(samples), _FRAMES)
+    states = np.array(model.encode(features), dtype=np.float32)[0]
+    frames = max(1, min(len(states), round(len(samples) / SAMPLE_RATE * _FRAMES_PER_SECOND)))
+    return np.ascontiguousarray(states[:frames])
+
+
+def speech_spans(sound: Waveform) -> list[tuple[float, float]]:
+    """Find where somebody speaks, by Silero's voice activity detector.
+
+    Returns:
+        ``(start, end)`` in seconds, in order; empty where nobody speaks.
+    """
+    vad: Any = require("faster_whisper.vad", extra="audio")
+    options = vad.VadOptions(min_silence_duration_ms=500, speech_pad_ms=200)
+    found = vad.get_speech_timestamps(sound.samples, options, sampling_rate=SAMPLE_RATE)
+    return [(span["start"] / SAMPLE_RATE, span["end"] / SAMPLE_RATE) for span in found]

@@ -1,0 +1,52 @@
+"""The ``clip`` preset: CLIP, Wav2Vec2 and Whisper from a hub or from local folders."""
+
+from pathlib import Path
+
+from llama_index_mm.embeddings.base import EmbeddingSpace
+from llama_index_mm.embeddings.clip import ClipEmbedding, ClipImageEncoder, ClipTextEncoder
+from llama_index_mm.embeddings.views import ViewsEncoder
+from llama_index_mm.embeddings.wav2vec2 import Wav2Vec2Encoder
+from llama_index_mm.presets.base import Preset
+from llama_index_mm.transforms.openai_whisper import OpenAIWhisperTranscriber
+from llama_index_mm.transforms.transcript import Transcriber
+
+__all__ = ["clip_preset"]
+
+
+def clip_preset(
+    clip: str | Path = "openai/clip-vit-base-patch32",
+    wav2vec2: str | Path = "facebook/wav2vec2-base",
+    transcriber: Transcriber | None = None,
+    *,
+    whisper: str | Path = "base",
+) -> Preset:
+    """Text, pictures and mesh views in CLIP's space, the sound of recordings by Wav2Vec2, their words by Whisper.
+
+    Every model is a hub id (or, for Whisper, a name of openai-whisper's), or a local folder or file.
+
+    Spaces:
+        clip: texts, transcripts, pictures, mesh views. Text beyond CLIP's 77 tokens is cut.
+        sound: what a recording sounds like.
+
+    Args:
+        clip: CLIP model.
+        wav2vec2: Wav2Vec2, HuBERT or WavLM model.
+        transcriber: replaces openai-whisper.
+        whisper: Whisper model for openai-whisper.
+
+    Raises:
+        ModelError: a model can't be loaded; the ``offline`` preset needs no hub.
+        MissingExtraError: the extra ``hub`` or ``whisper`` is not installed.
+    """
+    model = ClipEmbedding(model_name=str(clip))
+    words, pictures = ClipTextEncoder(model), ClipImageEncoder(model)
+    return Preset(
+        name="clip",
+        spaces=(
+            EmbeddingSpace("clip", {"text": words, "audio": words, "image": pictures, "mesh": ViewsEncoder(pictures)}),
+            EmbeddingSpace("sound", {"audio": Wav2Vec2Encoder(str(wav2vec2))}),
+        ),
+        transcriber=transcriber or OpenAIWhisperTranscriber(whisper),
+        # Words weigh 0.6 and sound 0.4, as in the search for podcasts that this was made for.
+        weights={"text:clip:audio": 0.6, "speech:clip:audio": 0.6, "audio:sound:audio": 0.4},
+    )

