@@ -143,14 +143,15 @@ class EmbeddingSpace:
             text: so a transcript lives in a text space.
         query_encoders: for each kind of query part, what encodes it; the encoders themselves if not given.
         speech_only: audio nodes get a vector here only where words were heard.
-        background: similarity of unrelated pairs per target modality, where known; steadies scores of small collections.
+        background: similarity of unrelated pairs, where known, by (query part, target modality); steadies the scores of
+            small collections.
     """
 
     name: str
     encoders: Mapping[Modality, Encoder]
     query_encoders: Mapping[Modality, Encoder] = field(default_factory=dict)
     speech_only: bool = False
-    background: Mapping[Modality, Background] = field(default_factory=dict)
+    background: Mapping[tuple[Modality, Modality], Background] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         every = [*self.encoders.values(), *self.query_encoders.values()]

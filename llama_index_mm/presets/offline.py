@@ -1,5 +1,7 @@
 """The ``offline`` preset: every weight comes out of a PyPI wheel."""
 
+from collections.abc import Mapping
+
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms.llm import LLM
 
@@ -8,10 +10,14 @@ from llama_index_mm.embeddings.bridge import BridgeImageEncoder, BridgeTextEncod
 from llama_index_mm.embeddings.speaker import SpeakerEncoder
 from llama_index_mm.embeddings.views import ViewsEncoder
 from llama_index_mm.embeddings.whisper_sound import WhisperSoundEncoder
+from llama_index_mm.media import MODALITIES, Modality
 from llama_index_mm.presets.base import Preset
 from llama_index_mm.transforms.whisper import FasterWhisperTranscriber
 
 __all__ = ["offline_preset"]
+
+# Similarities of unrelated pairs, by (query part, target modality).
+_E5: Mapping[tuple[Modality, Modality], Background] = {("text", modality): Background(0.78, 0.03) for modality in MODALITIES}
 
 
 def offline_preset(*, english: bool = False) -> Preset:
@@ -38,7 +44,7 @@ def offline_preset(*, english: bool = False) -> Preset:
             EmbeddingSpace(
                 "text",
                 {"text": text, "audio": text, "image": text, "mesh": text},
-                background={} if english else {m: Background(0.78, 0.03) for m in ("text", "audio", "image", "mesh")},
+                background={} if english else _E5,
             ),
             EmbeddingSpace(
                 "picture",

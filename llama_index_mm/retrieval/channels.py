@@ -7,7 +7,7 @@ from pathlib import Path
 from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, Vectors
 from llama_index_mm.embeddings.payloads import file_payload
 from llama_index_mm.errors import QueryError
-from llama_index_mm.media import Modality, Waveform
+from llama_index_mm.media import MODALITIES, Modality, Waveform
 
 __all__ = ["Channel", "Hear", "plan"]
 
@@ -21,6 +21,7 @@ class Channel:
 
     Attributes:
         part: kind of the query part, or ``"speech"``.
+        asked: modality of what was encoded: the part's own, ``"text"`` for speech.
         space: where to search.
         modality: of the nodes searched.
         vector: ``(d,)`` the part as a unit vector of the space.
@@ -28,6 +29,7 @@ class Channel:
     """
 
     part: str
+    asked: Modality
     space: EmbeddingSpace
     modality: Modality
     vector: Vectors
@@ -43,12 +45,13 @@ def plan(
 ) -> list[Channel]:
     """Make the channels of a query; those of weight 0 are left out.
 
-    Words heard in an audio part are asked like text, under the name ``"speech"``, but only for text and audio.
+    Words heard in an audio part are asked like text, under the name ``"speech"``, but only for text and audio. Spaces for
+    speech only are not asked with an audio part in which no words are heard.
 
     Args:
         parts: words and paths, by modality.
         spaces: to search.
-        modalities: to look for.
+        modalities: to look for; empty for everything if there are words, else for what is of the parts' own kind.
         weight: gives the weight of (part, space, modality).
         hear: for the words of audio parts; None leaves them out.
 
@@ -62,13 +65,16 @@ def plan(
         asked[part] = (part, payload)
         if part == "audio" and hear is not None and isinstance(payload, Waveform) and (words := hear(payload)):
             asked["speech"] = ("text", words)
+    targets = list(modalities) or (list(MODALITIES) if "text" in parts else list(dict.fromkeys(of for of, _ in asked.values())))
     channels: list[Channel] = []
     for name, (modality_asked, payload) in asked.items():
         for space in spaces:
             encoder = space.query_encoder(modality_asked)
+            if name == "audio" and space.speech_only and "speech" not in asked:
+                continue
             wanted = [
                 modality
-                for modality in modalities
+                for modality in targets
                 if modality in space.encoders
                 and weight(name, space.name, modality) > 0
                 and (name != "speech" or modality in ("text", "audio"))
@@ -76,10 +82,12 @@ def plan(
             if encoder is None or not wanted:
                 continue
             vector = _encode_one(encoder, payload)
-            channels += [Channel(name, space, target, vector, weight(name, space.name, target)) for target in wanted]
+            channels += [
+                Channel(name, modality_asked, space, target, vector, weight(name, space.name, target)) for target in wanted
+            ]
     if not channels:
         raise QueryError(
-            f"A query of {', '.join(parts)} can't find {', '.join(modalities)} in the spaces "
+            f"A query of {', '.join(parts)} can't find {', '.join(targets)} in the spaces "
             f"{', '.join(space.name for space in spaces) or '(none)'}. Use a preset that has a space for both."
         )
     return channels

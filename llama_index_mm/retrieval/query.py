@@ -24,7 +24,7 @@ class MediaQuery(QueryBundle):
         image: path of a picture.
         audio: path of a recording.
         mesh: path of a mesh.
-        modalities: what to look for; empty for everything.
+        modalities: what to look for; empty for everything if there are words, else for things of the same kind.
         spaces: spaces to search; empty for all that can be asked so.
         filters: metadata filters.
 

@@ -41,7 +41,8 @@ class FusionRetriever(BaseRetriever):
         store: where the vectors are.
         spaces: what to ask, with their encoders.
         similarity_top_k: how many nodes to give; that many come while that many match.
-        modalities: what to look for; empty for everything.
+        modalities: what to look for. Empty: everything for a query with words, and for a query without words what is of
+            its own kind (a picture finds pictures; a recording finds recordings, and texts that say what is said in it).
         filters: metadata filters on every query.
         fusion: ``"convex"`` or ``"reciprocal_rank"``.
         weights: see `Weights`.
@@ -101,10 +102,8 @@ class FusionRetriever(BaseRetriever):
         if unknown := [name for name in only if name not in known]:
             raise QueryError(f"Unknown spaces {unknown}; this index has: {', '.join(sorted(known))}.")
         spaces = [space for space in self._spaces if not only or space.name in only]
-        held = self._store.counts()
-        wanted: Sequence[Modality] = getattr(query, "modalities", ()) or self._modalities or MODALITIES
-        present = [modality for modality in wanted if modality in held] or list(wanted)
-        return plan(parts_of(query), spaces, present, self._weight, self._hear)
+        wanted: Sequence[Modality] = getattr(query, "modalities", ()) or self._modalities
+        return plan(parts_of(query), spaces, wanted, self._weight, self._hear)
 
     def _among(self, query: QueryBundle) -> NDArray[np.int64] | None:
         """Numbers of the nodes that pass the filters of the retriever and of the query; None without filters."""
@@ -127,7 +126,7 @@ class FusionRetriever(BaseRetriever):
             seqs = sorted(candidates[channel.modality])
             raw = self._store.similarities(channel.space.name, channel.modality, channel.vector, seqs)
             background = self._store.sample(channel.space.name, channel.modality, _SAMPLE) @ channel.vector
-            usual = channel.space.background.get(channel.modality)
+            usual = channel.space.background.get((channel.asked, channel.modality))
             known = (usual.mean, usual.deviation) if usual is not None else None
             lists.append(
                 {

@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -12,11 +14,12 @@ from llama_index_mm.media import Waveform, load_audio
 from llama_index_mm.models.whisper import speech_spans
 from llama_index_mm.nodes import AudioMedia
 from llama_index_mm.transforms.derive import derived
-from llama_index_mm.transforms.transcript import Transcriber
+from llama_index_mm.transforms.transcript import Transcriber, Transcript
 
 __all__ = ["SplitAudio", "group_spans"]
 
-_PAUSE = 0.5  # seconds of silence at which a span may end
+_PAUSE = 0.5  # seconds of silence at which a unit may end
+_UNIT_SECONDS = 29.0  # are transcribed together: what Whisper hears in one go, as it writes better with more around
 
 
 class SplitAudio(TransformComponent):
@@ -27,8 +30,8 @@ class SplitAudio(TransformComponent):
 
     Args:
         transcriber: turns sound into words; None leaves the text at the title.
-        span_seconds: a span ends at the first pause after which the next stretch of speech would make it longer than this.
-        language: ISO 639-1 code if all recordings are in one language; detected for every span otherwise.
+        span_seconds: longest span; spans end between sentences or in pauses where there are any.
+        language: ISO 639-1 code if all recordings are in one language; detected every half minute otherwise.
     """
 
     span_seconds: float = Field(default=20.0, gt=1.0, le=30.0)
@@ -59,23 +62,37 @@ class SplitAudio(TransformComponent):
     def _split(self, node: AudioMedia) -> list[BaseNode]:
         sound = load_audio(node.path, start=node.start, end=node.end)
         offset = float(node.start or 0.0)
-        spans = group_spans(speech_spans(sound), sound.seconds, self.span_seconds)
-        return [self._span(node, sound, start, end, offset, at) for at, (start, end) in enumerate(spans)]
+        heard = [
+            (span, words)
+            for start, end in group_spans(speech_spans(sound), sound.seconds, _UNIT_SECONDS)
+            for span, words in self._listen(sound, start, end)
+        ]
+        return [
+            derived(
+                node,
+                part=str(at),
+                text=words.text if words else None,
+                start=round(offset + start, 3),
+                end=round(offset + end, 3),
+                seconds=round(node.seconds or sound.seconds, 3),
+                speech=words is not None,
+                language=words.language if words else None,
+                language_probability=round(words.probability, 4) if words else None,
+            )
+            for at, ((start, end), words) in enumerate(heard)
+        ]
 
-    def _span(self, node: AudioMedia, sound: Waveform, start: float, end: float, offset: float, at: int) -> BaseNode:
+    def _listen(self, sound: Waveform, start: float, end: float) -> list[tuple[tuple[float, float], Transcript | None]]:
+        """Transcribe one unit and cut it between its sentences into spans with their words."""
         words = self._transcriber.transcribe(sound.cut(start, end), language=self.language) if self._transcriber else None
-        heard = bool(words and words.segments)
-        return derived(
-            node,
-            part=str(at),
-            text=words.text if words and heard else None,
-            start=round(offset + start, 3),
-            end=round(offset + end, 3),
-            seconds=round(node.seconds or sound.seconds, 3),
-            speech=heard,
-            language=words.language if words and heard else None,
-            language_probability=round(words.probability, 4) if words and heard else None,
-        )
+        if not words or not words.segments:
+            return [(span, None) for span in _join([start, end], self.span_seconds)]
+        between = [start + (one.end + other.start) / 2 for one, other in itertools.pairwise(words.segments)]
+        out: list[tuple[tuple[float, float], Transcript | None]] = []
+        for span in _join([start, *(cut for cut in between if start < cut < end), end], self.span_seconds):
+            inside = [one for one in words.segments if span[0] <= min(start + (one.start + one.end) / 2, end - 1e-6) < span[1]]
+            out.append((span, replace(words, segments=tuple(inside)) if inside else None))
+        return out
 
 
 def group_spans(speech: Sequence[tuple[float, float]], seconds: float, longest: float) -> list[tuple[float, float]]:
@@ -96,9 +113,13 @@ def group_spans(speech: Sequence[tuple[float, float]], seconds: float, longest: 
     for (_, before), (after, _) in itertools.pairwise(speech):
         if after - before >= _PAUSE:
             cuts.append((before + after) / 2)
-    cuts.append(seconds)
+    return _join([*cuts, seconds], longest)
+
+
+def _join(cuts: Sequence[float], longest: float) -> list[tuple[float, float]]:
+    """Join the stretches between places where one may cut, as many at a time as stay within ``longest`` seconds."""
     spans: list[tuple[float, float]] = []
-    start = 0.0
+    start = cuts[0]
     for at in range(1, len(cuts)):
         if at + 1 < len(cuts) and cuts[at + 1] - start <= longest:
             continue
@@ -108,6 +129,6 @@ def group_spans(speech: Sequence[tuple[float, float]], seconds: float, longest: 
 
 
 def _equal_parts(start: float, end: float, longest: float) -> list[tuple[float, float]]:
-    parts = max(1, -int(-(end - start) // longest))
+    parts = max(1, math.ceil((end - start) / longest - 1e-9))
     step = (end - start) / parts
     return [(start + step * at, end if at == parts - 1 else start + step * (at + 1)) for at in range(parts)]

@@ -50,8 +50,6 @@ class FasterWhisperTranscriber:
             beam_size=_BEAM,
             initial_prompt=_PROMPTS.get(language),
             condition_on_previous_text=False,
-            vad_filter=True,
-            vad_parameters={"min_silence_duration_ms": 500, "speech_pad_ms": 200},
         )
         segments = (Segment(float(one.start), float(one.end), one.text.strip()) for one in found)
         return Transcript(tuple(segment for segment in segments if segment.text), language, float(probability))
