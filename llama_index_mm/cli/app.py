@@ -1,0 +1,166 @@
+"""Commands of ``llama-index-mm``. Results go to standard output, progress and errors to standard error.
+
+Exit status: 0 done; 1 an error of this package, told in one line; 2 a wrong call.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from llama_index.core.schema import NodeWithScore
+
+from llama_index_mm.cli import show
+from llama_index_mm.cli.models import models_app
+from llama_index_mm.errors import MultiModalError
+from llama_index_mm.media import MODALITIES
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="llama-index-mm",
+    help="Find images, 3D meshes, sound and speech next to text, and answer from what is found.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(models_app, name="models")
+
+Store = Annotated[Path, typer.Option("--store", "-s", envvar="LLAMA_INDEX_MM_STORE", help="Folder of the index.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Also write one page with photos, players and mesh views.")]
+Asked = Annotated[list[str] | None, typer.Option("--modality", "-m", help=f"Only these: {', '.join(MODALITIES)}. Repeatable.")]
+Picture = Annotated[Path | None, typer.Option("--image", help="Ask with a picture.")]
+Sound = Annotated[Path | None, typer.Option("--audio", help="Ask with a recording.")]
+Shape = Annotated[Path | None, typer.Option("--mesh", help="Ask with a 3D model.")]
+Words = Annotated[str, typer.Argument(help="Words to ask with.")]
+Count = Annotated[int | None, typer.Option("-k", "--top-k", min=1, help="How many results.")]
+Blend = Annotated[str, typer.Option("--fusion", help="convex or reciprocal_rank.")]
+
+_DEFAULT_STORE = Path("mm-index")
+_RESULTS = 5
+
+
+def main() -> None:
+    """Run the command line; errors of this package become one line on standard error and exit status 1."""
+    try:
+        app()
+    except MultiModalError as error:
+        show.error(str(error))
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where the collection and its index go.")] = Path("mm-demo"),
+    html: Annotated[Path | None, typer.Option("--html", help="The page of results.")] = None,
+) -> None:
+    """Index a small collection of pictures, speech, sounds, meshes and texts, search it and ask it."""
+    from llama_index_mm.cli.demo import run_demo
+
+    run_demo(folder, html or folder / "results.html")
+
+
+@app.command()
+def ingest(
+    source: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    store: Store = _DEFAULT_STORE,
+    preset: Annotated[str | None, typer.Option("--preset", help="For a new index: offline, offline-en or clip.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take files into an index. What is there already is skipped; what can't be read is reported, and the rest goes on."""
+    from llama_index_mm.index import MultiModalIndex
+
+    with MultiModalIndex.open(store, preset=preset, create=True) as index:
+        report = index.ingest(source, show_progress=True)
+    if as_json:
+        problems = [{"path": str(one.path), "reason": one.reason} for one in report.problems]
+        _print_json({**asdict(report), "problems": problems})
+    else:
+        show.report(report)
+
+
+@app.command()
+def search(
+    query: Words = "",
+    store: Store = _DEFAULT_STORE,
+    image: Picture = None,
+    audio: Sound = None,
+    mesh: Shape = None,
+    modality: Asked = None,
+    k: Count = None,
+    fusion: Blend = "convex",
+    as_json: AsJson = False,
+    html: Html = None,
+) -> None:
+    """Find things by words, by a picture, by a recording, by a mesh, or by several of them at once."""
+    from llama_index_mm.index import MultiModalIndex
+    from llama_index_mm.retrieval import MediaQuery
+
+    with MultiModalIndex.open(store) as index:
+        asked: Any = MediaQuery(query, image=image, audio=audio, mesh=mesh, modalities=tuple(modality or ()))  # type: ignore[arg-type]
+        retriever = index.as_retriever(similarity_top_k=k or _RESULTS, fusion=fusion)  # type: ignore[arg-type]
+        found = retriever.retrieve(asked)
+        if as_json:
+            _print_json([show.as_dict(node, at) for at, node in enumerate(found, 1)])
+        else:
+            show.results(found)
+        if html is not None:
+            _write_html(html, query or _title(image, audio, mesh), found, image or audio or mesh)
+
+
+@app.command()
+def ask(
+    question: Words,
+    store: Store = _DEFAULT_STORE,
+    modality: Asked = None,
+    k: Count = None,
+    as_json: AsJson = False,
+    html: Html = None,
+) -> None:
+    """Answer a question from what is in the index, with numbered sources."""
+    from llama_index_mm.answers import citations_of
+    from llama_index_mm.index import MultiModalIndex
+
+    with MultiModalIndex.open(store) as index:
+        engine = index.as_query_engine(similarity_top_k=k, modalities=tuple(modality or ()))  # type: ignore[arg-type]
+        response = engine.query(question)
+        sources = citations_of(response.source_nodes)
+        if as_json:
+            listed = [{**asdict(one), "file": str(one.file) if one.file else None, "label": one.label} for one in sources]
+            _print_json({"question": question, "answer": str(response), "sources": listed})
+        else:
+            show.answer(question, str(response), sources)
+        if html is not None:
+            _write_html(html, question, response.source_nodes, None, answer=str(response))
+
+
+@app.command()
+def info(store: Store = _DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Tell what is in an index: preset, spaces, counts, files that could not be taken."""
+    from llama_index_mm.stores import MediaStore
+
+    with MediaStore(store, create=False) as opened:
+        told = show.store_facts(opened)
+    if as_json:
+        _print_json(told)
+    else:
+        show.facts(told)
+
+
+def _title(*paths: Path | None) -> str:
+    return ", ".join(path.name for path in paths if path is not None)
+
+
+def _write_html(
+    path: Path, title: str, nodes: list[NodeWithScore], asked_with: Path | None, *, answer: str | None = None
+) -> None:
+    from llama_index_mm.display import Section, write_page
+
+    write_page(path, [Section(title, nodes, asked_with, answer)], title=title)
+    show.note(f"Wrote {path}")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

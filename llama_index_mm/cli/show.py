@@ -1,0 +1,150 @@
+"""Tables for people and dictionaries for programs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.schema import NodeWithScore
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llama_index_mm.answers import Citation
+from llama_index_mm.ingestion import IngestReport
+from llama_index_mm.nodes import PREFIX, AudioMedia, format_seconds, modality_of_node
+from llama_index_mm.retrieval.reasons import reasons_of
+from llama_index_mm.stores import MediaStore
+
+__all__ = ["answer", "as_dict", "error", "facts", "heading", "models", "note", "report", "results", "store_facts"]
+
+_TEXT = 160  # characters of a node's text in a table
+_out = Console(highlight=False, soft_wrap=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def error(message: str) -> None:
+    """Say what went wrong, on standard error."""
+    _err.print(f"[red]error:[/red] {escape(message)}")
+
+
+def note(message: str) -> None:
+    """Say something on the side, on standard error."""
+    _err.print(f"[dim]{escape(message)}[/dim]")
+
+
+def heading(message: str) -> None:
+    """Head a part of longer output."""
+    _out.print(f"\n[bold]{escape(message)}[/bold]")
+
+
+def as_dict(found: NodeWithScore, rank: int) -> dict[str, Any]:
+    """A result as plain data: rank, score, where it is from, its text and the reasons."""
+    node = found.node
+    span = (node.start, node.end) if isinstance(node, AudioMedia) else (None, None)
+    return {
+        "rank": rank,
+        "score": found.score,
+        "modality": modality_of_node(node),
+        "file": node.metadata.get(PREFIX + "path") or node.metadata.get("file_path"),
+        "start": span[0],
+        "end": span[1],
+        "language": node.metadata.get(PREFIX + "language"),
+        "text": node.get_content(),
+        "node_id": node.node_id,
+        "document_id": node.ref_doc_id,
+        "reasons": [asdict(reason) for reason in reasons_of(node)],
+    }
+
+
+def results(found: Sequence[NodeWithScore]) -> None:
+    """Show results as a table."""
+    if not found:
+        _out.print("Nothing found.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, options in (
+        ("#", {"justify": "right"}),
+        ("score", {"justify": "right"}),
+        ("kind", {}),
+        ("file", {"overflow": "fold"}),
+        ("span", {"no_wrap": True}),
+        ("text", {"ratio": 2}),
+        ("reason", {"ratio": 1, "style": "dim"}),
+    ):
+        table.add_column(name, **options)
+    for rank, one in enumerate(found, 1):
+        told = as_dict(one, rank)
+        span = "" if told["start"] is None else f"{format_seconds(told['start'])}-{format_seconds(told['end'])}"
+        because = "\n".join(
+            f"{reason['part']} in {reason['space']} {reason['contribution']:.2f} (raw {reason['raw']:.2f})"
+            for reason in told["reasons"]
+        )
+        name = Path(told["file"]).name if told["file"] else told["node_id"]
+        cells = (str(rank), f"{told['score']:.3f}", told["modality"], name, span, _short(told["text"]), because)
+        table.add_row(*(escape(cell) for cell in cells))
+    _out.print(table)
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _TEXT else flat[: _TEXT - 1] + "…"
+
+
+def answer(question: str, text: str, sources: Sequence[Citation]) -> None:
+    """Show an answer and its numbered sources."""
+    _out.print(f"[bold]{escape(question)}[/bold]")
+    _out.print(escape(text.strip()))
+    for source in sources:
+        _out.print(f"  [cyan]{escape(str(source))}[/cyan]  [dim]{escape(_short(source.text))}[/dim]")
+
+
+def report(told: IngestReport) -> None:
+    """Show what became of files."""
+    _out.print(str(told))
+    for problem in told.problems:
+        _out.print(f"  [yellow]not taken[/yellow] {escape(str(problem.path))}: {escape(problem.reason)}")
+
+
+def store_facts(store: MediaStore) -> dict[str, Any]:
+    """What can be said of an index."""
+    return {
+        "folder": str(store.folder),
+        "preset": store.meta("preset"),
+        "nodes": store.counts(),
+        "files": len(store.sources(status="indexed")),
+        "spaces": {name: {"dimension": size, "fingerprint": mark} for name, (size, mark) in store.spaces().items()},
+        "vectors": [
+            {"space": space, "modality": modality, "count": count, "index": "exact inner product (FAISS IndexFlatIP)"}
+            for (space, modality), count in store.partitions().items()
+        ],
+        "not_taken": [{"path": one.path, "reason": one.reason} for one in store.sources(status="failed")],
+    }
+
+
+def facts(told: dict[str, Any]) -> None:
+    """Show what can be said of an index."""
+    _out.print(f"[bold]{escape(told['folder'])}[/bold]  preset {escape(str(told['preset']))}, {told['files']} files")
+    _out.print("nodes    " + (", ".join(f"{count} {name}" for name, count in told["nodes"].items()) or "none"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("space", "modality", "vectors", "dimension", "fingerprint", "index"):
+        table.add_column(name, justify="right" if name in ("vectors", "dimension") else "left")
+    for one in told["vectors"]:
+        space = told["spaces"][one["space"]]
+        row = (one["space"], one["modality"], one["count"], space["dimension"], space["fingerprint"], one["index"])
+        table.add_row(*(escape(str(cell)) for cell in row))
+    _out.print(table)
+    for one in told["not_taken"]:
+        _out.print(f"[yellow]not taken[/yellow] {escape(one['path'])}: {escape(one['reason'])}")
+
+
+def models(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Show the weights that there are."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "download", "licence", "state", "does"):
+        table.add_column(name, justify="right" if name == "download" else "left")
+    for row in rows:
+        state = "[green]here[/green]" if row["present"] else "not needed" if row["optional"] else "missing"
+        table.add_row(row["name"], f"{row['download_bytes'] / 1e6:.0f} MB", row["licence"], state, escape(row["does"]))
+    _out.print(table)
+    _out.print(f"[dim]in {escape(str(folder))}[/dim]")
