@@ -12,7 +12,15 @@ from tqdm import tqdm
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
 from llama_index_mm.embeddings.payloads import node_payload
-from llama_index_mm.errors import DecodeError, EncodeError, MediaError
+from llama_index_mm.errors import (
+    DecodeError,
+    EncodeError,
+    MediaError,
+    MissingExtraError,
+    ModelError,
+    SpaceError,
+    StoreError,
+)
 from llama_index_mm.media import digest_file
 from llama_index_mm.nodes import PREFIX, AudioMedia, MediaNode, modality_of_node
 from llama_index_mm.presets import Preset
@@ -27,6 +35,14 @@ __all__ = ["IngestReport", "Ingestor"]
 
 _BATCH = 16  # nodes that are encoded and stored together
 _CHUNK = 256  # tokens of a text node
+
+
+# What is wrong with the installation, not with a file.
+_FATAL = (MissingExtraError, ModelError, StoreError, SpaceError)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, MediaError | EncodeError | OSError) else f"{type(error).__name__}: {error}"
 
 
 @dataclass
@@ -152,8 +168,10 @@ class Ingestor:
             document = document_of(path, digest or None)
             self._forget(known)
             nodes = self._transform(document)
-        except (MediaError, EncodeError, OSError) as error:
-            self._fail(path, digest, str(error), report)
+        except _FATAL:
+            raise
+        except Exception as error:  # whatever a decoder or a model raises for one file must not stop the run
+            self._fail(path, digest, _reason(error), report)
             return None
         return _Item(nodes, Source(str(path), digest, "indexed", document_id=document.node_id))
 
@@ -184,11 +202,13 @@ class Ingestor:
             return
         try:
             batches = [(items, encode_nodes([node for item in items for node in item.nodes], self._preset.spaces))]
-        except (MediaError, EncodeError) as error:
+        except _FATAL:
+            raise
+        except Exception as error:
             if len(items) == 1:
                 source = items[0].source
                 name = source.path if source else items[0].nodes[0].node_id
-                self._fail(Path(name), source.digest if source else "", str(error), report)
+                self._fail(Path(name), source.digest if source else "", _reason(error), report)
                 return
             for item in items:
                 self._flush([item], report)

@@ -23,6 +23,7 @@ from llama_index.core.schema import (
 )
 
 from llama_index_mm.media import Modality, load_audio, wav_bytes
+from llama_index_mm.media.files import check_readable
 
 __all__ = [
     "PREFIX",
@@ -140,7 +141,11 @@ class MediaNode(Node):
         return copy
 
     def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[Any]:
-        """Blocks for an LLM: the user's metadata if asked for, the text, and the media itself."""
+        """Blocks for an LLM: the user's metadata if asked for, the text, and the media itself.
+
+        Raises:
+            DecodeError: the media file is gone or broken.
+        """
         blocks: list[Any] = list(self.get_metadata_content_blocks(metadata_mode))
         if self.text:
             blocks.append(TextBlock(text=self.text))
@@ -160,6 +165,7 @@ class ImageMedia(MediaNode):
         return {"image_resource": MediaResource(path=path, mimetype=facts.get(PREFIX + "mimetype"))}
 
     def _media_blocks(self) -> list[Any]:
+        check_readable(self.path)
         return [ImageBlock(path=self.path, image_mimetype=self.metadata.get(PREFIX + "mimetype"))]
 
 
@@ -203,7 +209,10 @@ class MeshMedia(MediaNode):
         return Path(views) if views else None
 
     def _media_blocks(self) -> list[Any]:
-        return [ImageBlock(path=self.views, image_mimetype="image/png")] if self.views else []
+        if self.views is None:
+            return []
+        check_readable(self.views)
+        return [ImageBlock(path=self.views, image_mimetype="image/png")]
 
 
 _MEDIA: dict[str, type[MediaNode]] = {cls.modality: cls for cls in (ImageMedia, AudioMedia, MeshMedia)}

@@ -14,7 +14,7 @@ from llama_index_mm.nodes import PREFIX, TEXT_ONLY, AudioMedia, format_seconds, 
 __all__ = ["Citation", "NumberSources", "citations_of"]
 
 _NUMBER = PREFIX + "number"
-_SOURCE = "source"
+_CITED_AS = PREFIX + "cited_as"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Citation:
 class NumberSources(BaseNodePostprocessor):
     """Number nodes and say where each is from, and turn media that the LLM can't take into their text.
 
-    Works on copies. The number and the source stand in front of each node's text, as ``[1] talk.ogg, 1:05-1:20:``.
+    Works on copies. The number and the source stand in front of each node's metadata and text, as
+    ``[1] talk.ogg, 1:05-1:20:``.
 
     Attributes:
         llm_media: what the LLM can take besides text: ``"image"``, ``"audio"``. Mesh views are images.
@@ -72,21 +73,17 @@ class NumberSources(BaseNodePostprocessor):
 
     def _numbered(self, found: NodeWithScore, number: int) -> NodeWithScore:
         node = retype(found.node).model_copy(deep=True)
+        node.metadata.pop(node.metadata.get(_CITED_AS, ""), None)  # it was numbered before
         node.metadata[_NUMBER] = number
         citation = _citation(NodeWithScore(node=node, score=found.score))
-        node.metadata[_SOURCE] = str(citation)
         needs = "audio" if citation.modality == "audio" else "image"
-        node.metadata[TEXT_ONLY] = needs not in self.llm_media
+        node.metadata |= {_CITED_AS: str(citation), TEXT_ONLY: needs not in self.llm_media}
+        # As a key it stands in the first line by itself, and can't take the place of the user's own metadata.
+        value = "" if "{key}" in node.metadata_template else str(citation)
+        node.metadata = {str(citation): value, **node.metadata}
         hidden = node.excluded_llm_metadata_keys
         hidden += [key for key in node.metadata if key.startswith(PREFIX) and key not in hidden]
-        # Only the source stands before the text; the user's own metadata follows it as usual.
-        node.metadata = {_SOURCE: node.metadata.pop(_SOURCE), **node.metadata}
-        node.metadata_template = "{value}:" if len(_visible(node.metadata, hidden)) == 1 else node.metadata_template
         return NodeWithScore(node=node, score=found.score)
-
-
-def _visible(metadata: dict[str, object], hidden: Sequence[str]) -> list[str]:
-    return [key for key in metadata if key not in hidden]
 
 
 def _citation(found: NodeWithScore) -> Citation:

@@ -20,6 +20,7 @@ _WINDOW = 400  # samples of the Fourier window: 25 ms
 _HOP = 160  # samples between frames: 10 ms
 _PARTIAL = 160  # frames that the network sees at once: 1.6 s
 _STEP = 77  # frames between two such parts
+_AT_ONCE = 8  # parts in one call of the network
 _LOUDNESS = -30.0  # dB below full scale that quiet speech is raised to
 
 
@@ -64,8 +65,10 @@ class SpeakerEncoder(Encoder):
             frames = torch.nn.functional.pad(frames, (0, 0, 0, _PARTIAL - len(frames)))
         starts = range(0, len(frames) - _PARTIAL + 1, _STEP)
         parts = torch.stack([frames[start : start + _PARTIAL] for start in starts])
-        _, (hidden, _) = self._network["lstm"](parts)
-        raw = torch.relu(self._network["linear"](hidden[-1]))
+        # Always the same number at once: oneDNN prepares an LSTM anew, for a second, whenever the batch has another size.
+        filled = torch.nn.functional.pad(parts, (0, 0, 0, 0, 0, -len(parts) % _AT_ONCE))
+        hidden = torch.cat([self._network["lstm"](batch)[1][0][-1] for batch in filled.split(_AT_ONCE)])[: len(parts)]
+        raw = torch.relu(self._network["linear"](hidden))
         voices = torch.nn.functional.normalize(raw, dim=1)
         mean: NDArray[np.float32] = voices.mean(0).numpy()
         return mean

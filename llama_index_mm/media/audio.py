@@ -41,7 +41,7 @@ class Waveform:
     def cut(self, start: float | None, end: float | None) -> "Waveform":
         """Give the part from ``start`` to ``end`` seconds; ``None`` stands for the beginning or the end."""
         first = 0 if start is None else max(0, round(start * self.rate))
-        last = len(self.samples) if end is None else round(end * self.rate)
+        last = len(self.samples) if end is None else max(0, round(end * self.rate))
         return Waveform(self.samples[first:last], self.rate)
 
 
@@ -71,6 +71,9 @@ def load_audio(source: Path | str | bytes, *, start: float | None = None, end: f
     except (av.FFmpegError, ValueError) as error:
         raise DecodeError(f"{name} can't be decoded as sound: {error}. Is it complete, and what its name says?") from error
     samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+    if not np.isfinite(samples).all():
+        raise DecodeError(f"{name} has samples that are not finite numbers.")
+    np.clip(samples, -1, 1, out=samples)  # files of floats may hold more, and resampling overshoots
     cut = Waveform(samples).cut(start, end)
     if not len(cut.samples):
         raise DecodeError(f"{name} holds no sound{'' if start is None else f' after {start:g} s'}.")
@@ -84,11 +87,11 @@ def _decode(av: Any, opened: io.BytesIO, end: float | None) -> Iterator[NDArray[
     with av.open(opened, metadata_errors="ignore") as container:
         if not container.streams.audio:
             raise DecodeError("has no sound track.")
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)  # FFmpeg's own way to mono adds 3 dB
         frames = container.decode(container.streams.audio[0])
         for frame in frames:
             for out in resampler.resample(frame):
-                chunk = out.to_ndarray().reshape(-1).astype(np.float32)
+                chunk = _mono(out)
                 done += len(chunk)
                 yield chunk
             if done > MAX_SECONDS * SAMPLE_RATE:
@@ -96,7 +99,13 @@ def _decode(av: Any, opened: io.BytesIO, end: float | None) -> Iterator[NDArray[
             if done >= stop:
                 return
         for out in resampler.resample(None):
-            yield out.to_ndarray().reshape(-1).astype(np.float32)
+            yield _mono(out)
+
+
+def _mono(frame: Any) -> NDArray[np.float32]:
+    """Mean of the channels of a planar frame."""
+    mean: NDArray[np.float32] = frame.to_ndarray().mean(0, dtype=np.float32)
+    return mean
 
 
 def wav_bytes(sound: Waveform) -> bytes:

@@ -23,6 +23,7 @@ _BY_SUFFIX: dict[str, Modality] = {
     **dict.fromkeys(_MESH, "mesh"),
     **dict.fromkeys(_IMAGE, "image"),
 }
+INDEX_FILE = "store.sqlite"  # by which a folder is known for an index
 _CHUNK = 1 << 20  # bytes read at a time
 
 

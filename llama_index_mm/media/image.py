@@ -47,11 +47,22 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
                         f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down."
                     )
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return _to_rgb(_upright(image))
     except DecodeError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, at the opening already
+        raise DecodeError(
+            f"{name} has too many pixels ({error}); at most {MAX_PIXELS:,} are decoded. Scale it down."
+        ) from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise
         raise DecodeError(f"{name} can't be decoded as a picture: {error}. Is it complete, and what its name says?") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # an EXIF block that can't be read says nothing of the pixels
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """Files to triangle meshes, by Open3D."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from llama_index_mm.media.files import check_readable
 __all__ = ["MAX_FACES", "Mesh", "MeshFacts", "load_mesh"]
 
 MAX_FACES = 20_000_000
+_HEAD = 1 << 14  # bytes in which a file states its numbers
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class MeshFacts:
     """What can be said of a mesh in one line.
 
     Attributes:
-        vertices: how many vertices.
+        vertices: how many vertices; those in one place count once.
         faces: how many triangles.
         size: extent along x, y and z, in the file's own unit.
         closed: whether every edge joins exactly two triangles.
@@ -77,11 +79,10 @@ def load_mesh(source: Path | str) -> Mesh:
     check_readable(path)
     try:
         with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
-            read = o3d.io.read_triangle_mesh(str(path))
+            read = _read(o3d, path)
     except (RuntimeError, ValueError) as error:
         raise DecodeError(f"{path.name} can't be read as a mesh: {error}") from error
-    vertices = np.asarray(read.vertices, dtype=np.float32)
-    faces = np.asarray(read.triangles, dtype=np.int64)
+    vertices, faces = np.asarray(read.vertices), np.asarray(read.triangles)
     if not len(vertices) or not len(faces):
         raise DecodeError(
             f"{path.name} gives a mesh of {len(vertices)} vertices and {len(faces)} faces; at least one face is needed. "
@@ -91,6 +92,30 @@ def load_mesh(source: Path | str) -> Mesh:
         raise DecodeError(f"{path.name} has {len(faces):,} faces; at most {MAX_FACES:,} are taken. Decimate it.")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise DecodeError(f"{path.name} has faces that point past its {len(vertices)} vertices.")
-    if not np.isfinite(vertices).all():
-        raise DecodeError(f"{path.name} has vertices that are not finite numbers.")
-    return Mesh(vertices, faces)
+    if not (np.abs(vertices) < np.finfo(np.float32).max).all():  # also catches NaN
+        raise DecodeError(f"{path.name} has vertices that are not finite numbers of 32 bits.")
+    if len(faces) < (stated := _stated_faces(path)):
+        raise DecodeError(f"{path.name} breaks off: it states {stated:,} faces, but holds {len(faces):,}. Is it complete?")
+    # Many formats repeat a vertex for each of its faces, which would leave every surface open.
+    read.remove_duplicated_vertices().remove_unreferenced_vertices()
+    return Mesh(np.asarray(read.vertices, dtype=np.float32), np.asarray(read.triangles, dtype=np.int64))
+
+
+def _read(o3d: Any, path: Path) -> Any:
+    """Give Open3D's mesh; empty where it can't read the file."""
+    if path.suffix.lower() != ".obj":
+        return o3d.io.read_triangle_mesh(str(path))
+    whole = o3d.geometry.TriangleMesh()  # read_triangle_mesh drops the polygons of OBJ files without a word
+    for part in o3d.io.read_triangle_model(str(path)).meshes:
+        whole += part.mesh
+    return whole
+
+
+def _stated_faces(path: Path) -> int:
+    """Faces that a PLY or OFF file states at its beginning; 0 for other files. Open3D gives what is there of a part."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    found = re.match(rb"ply\b.*?element\s+face\s+(\d+).*?end_header", head, re.DOTALL) or re.match(
+        rb"\s*OFF\s+\d+\s+(\d+)", re.sub(rb"#[^\n]*", b"", head)
+    )
+    return int(found[1]) if found else 0

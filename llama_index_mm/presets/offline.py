@@ -16,8 +16,19 @@ from llama_index_mm.transforms.whisper import FasterWhisperTranscriber
 
 __all__ = ["offline_preset"]
 
-# Similarities of unrelated pairs, by (query part, target modality).
-_E5: Mapping[tuple[Modality, Modality], Background] = {("text", modality): Background(0.78, 0.03) for modality in MODALITIES}
+# Similarities of unrelated pairs, by (query part, target modality), measured on photos, sounds, speech and meshes.
+_Backgrounds = Mapping[tuple[Modality, Modality], Background]
+_E5: _Backgrounds = {("text", modality): Background(0.77, 0.03) for modality in MODALITIES}
+_PICTURE: _Backgrounds = {
+    ("text", "image"): Background(0.03, 0.11),
+    ("text", "mesh"): Background(0.0, 0.10),
+    ("image", "image"): Background(0.10, 0.24),
+    ("mesh", "mesh"): Background(0.45, 0.20),
+    ("image", "mesh"): Background(0.0, 0.24),
+    ("mesh", "image"): Background(0.0, 0.24),
+}
+_SOUND: _Backgrounds = {("audio", "audio"): Background(0.85, 0.09)}
+_SPEAKER: _Backgrounds = {("audio", "audio"): Background(0.51, 0.11)}
 
 
 def offline_preset(*, english: bool = False) -> Preset:
@@ -49,9 +60,10 @@ def offline_preset(*, english: bool = False) -> Preset:
             EmbeddingSpace(
                 "picture",
                 {"text": words, "image": picture, "mesh": ViewsEncoder(picture)},
+                background={} if english else _PICTURE,
             ),
-            EmbeddingSpace("sound", {"audio": sound}),
-            EmbeddingSpace("speaker", {"audio": SpeakerEncoder()}, speech_only=True),
+            EmbeddingSpace("sound", {"audio": sound}, background=_SOUND),
+            EmbeddingSpace("speaker", {"audio": SpeakerEncoder()}, speech_only=True, background=_SPEAKER),
         ),
         transcriber=FasterWhisperTranscriber(),
         labeler=bridge,
@@ -60,6 +72,7 @@ def offline_preset(*, english: bool = False) -> Preset:
             "text:text:mesh": 0.25,
             # A picture in a text file's words is found by what it shows; text by its words first.
             "text:picture:text": 0.0,
+            "speech:picture:text": 0.0,
             # Speech asked with speech: 0.6 for the words, 0.4 for how it sounds, half of that for whose voice it is.
             "text:text:audio": 0.6,
             "speech:text:audio": 0.6,

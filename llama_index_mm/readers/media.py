@@ -12,7 +12,7 @@ from llama_index.core.schema import BaseNode, Document
 
 from llama_index_mm.errors import DecodeError, MediaError
 from llama_index_mm.media import digest_file, modality_of
-from llama_index_mm.media.files import check_readable
+from llama_index_mm.media.files import INDEX_FILE, check_readable
 from llama_index_mm.nodes import PREFIX, AudioMedia, ImageMedia, MediaNode, MeshMedia
 
 __all__ = ["MediaReader", "Problem", "document_of", "list_files"]
@@ -36,7 +36,7 @@ class Problem:
 def list_files(source: Path | str | Iterable[Path | str]) -> Iterator[Path]:
     """List the files of a folder and its subfolders, of a single path, or of several, in a steady order.
 
-    Hidden files and folders are left out, and links to folders are not followed.
+    Hidden files and folders and folders that hold an index are left out, and links to folders are not followed.
 
     Raises:
         DecodeError: a path that was given does not exist.
@@ -45,6 +45,9 @@ def list_files(source: Path | str | Iterable[Path | str]) -> Iterator[Path]:
         path = Path(given)
         if path.is_dir():
             for folder, inside, names in os.walk(path):
+                if INDEX_FILE in names:  # an index, with the views that it made
+                    inside.clear()
+                    continue
                 inside[:] = sorted(name for name in inside if not name.startswith("."))
                 yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
         elif path.exists() or path.is_symlink():

@@ -20,6 +20,7 @@ Fusion = Literal["convex", "reciprocal_rank"]
 
 _MIDDLE = 2.0  # deviations above the background at which a score is one half
 _PRIOR = 8  # unrelated pairs that a known background counts for
+_NOISE = 1e-6  # deviation that rounding of float32 similarities alone can make
 _RANK_CONSTANT = 60.0  # Cormack et al. 2009
 
 
@@ -38,7 +39,7 @@ class Fused:
 
 def logistic(deviations: float) -> float:
     """Map deviations above the background to (0, 1): one half at 2, 0.12 at 0, 0.95 at 5."""
-    return 1.0 / (1.0 + math.exp(_MIDDLE - deviations))
+    return 0.5 * (1.0 + math.tanh((deviations - _MIDDLE) / 2))  # 1 / (1 + exp(2 - x)), which would overflow
 
 
 def normalise(similarity: float, background: NDArray[np.floating], *, known: tuple[float, float] | None = None) -> float:
@@ -54,8 +55,9 @@ def normalise(similarity: float, background: NDArray[np.floating], *, known: tup
         known: mean and deviation of unrelated pairs in this space, if measured.
     """
     count = len(background)
-    mean = float(background.mean()) if count else 0.0
-    variance = float(background.var()) if count else 0.0
+    wide = background.astype(np.float64)
+    mean = float(wide.mean()) if count else 0.0
+    variance = float(wide.var()) if count else 0.0
     if known is not None:
         share = count / (count + _PRIOR)
         # Law of total variance over the sample and the prior.
@@ -63,7 +65,7 @@ def normalise(similarity: float, background: NDArray[np.floating], *, known: tup
         variance = share * variance + (1 - share) * known[1] ** 2 + between
         mean = share * mean + (1 - share) * known[0]
     deviation = math.sqrt(variance)
-    return logistic((similarity - mean) / deviation if deviation > 1e-9 else 0.0)
+    return logistic((similarity - mean) / deviation if deviation > _NOISE else 0.0)
 
 
 def convex(lists: Sequence[Mapping[T, float]], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> dict[T, Fused]:
@@ -106,7 +108,7 @@ def _fuse(
             if total > 0 and weights[at] > 0 and item in lists[at]
         }
         if parts:
-            fused[item] = Fused(math.fsum(parts.values()), parts)
+            fused[item] = Fused(min(1.0, math.fsum(parts.values())), parts)  # rounding may lead beyond 1
     return fused
 
 

@@ -11,6 +11,7 @@ from llama_index_mm.embeddings.base import Vectors
 __all__ = ["Partition"]
 
 Ids = NDArray[np.int64]
+_SLACK = 1e-6  # more than FAISS's rounding of a similarity
 
 
 class Partition:
@@ -66,17 +67,25 @@ class Partition:
         if among is not None:
             ids, similarities = among, self.similarities(query, among)
         else:
-            scores, labels = self._index.search(query[None], k)
-            ids, similarities = labels[0], scores[0]
+            ids, similarities = self._nearest(query, k)
         order = np.lexsort((ids, -similarities))[:k]
         return ids[order], similarities[order]
+
+    def _nearest(self, query: Vectors, k: int) -> tuple[Ids, Vectors]:
+        """At least the ``k`` nearest. Of a tie at the cut FAISS keeps the highest ids; here the whole tie is given."""
+        scores, labels = self._index.search(query[None], min(k + 1, len(self)))
+        if k < len(self) and scores[0, k] == scores[0, k - 1]:
+            _, scores, labels = self._index.range_search(query[None], float(scores[0, k]) - _SLACK)
+            return labels, scores
+        return labels[0], scores[0]
 
     def similarities(self, query: Vectors, ids: Ids) -> Vectors:
         """Inner products of the query with these ids, ``(len(ids),)`` float32; NaN where an id is not here."""
         out = np.full(len(ids), np.nan, dtype=np.float32)
         here = np.isin(ids, self.ids)
         if here.any():
-            out[here] = self._index.reconstruct_batch(ids[here]) @ query
+            # Not "@": BLAS rounds equal rows differently by their place, and ties would be torn.
+            out[here] = np.einsum("ij,j->i", self._index.reconstruct_batch(ids[here]), query)
         return out
 
     def sample(self, size: int) -> Vectors:

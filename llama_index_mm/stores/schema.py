@@ -5,6 +5,7 @@ __all__ = ["SCHEMA", "VERSION"]
 VERSION = 1
 
 # ``seq`` is never used twice (AUTOINCREMENT): an id in a FAISS index can't come to mean another node.
+# ``metadata`` is what filters look at: that of ``body`` again, as strict JSON.
 # ``revision`` of a partition counts its changes; a FAISS index in memory that has another one is built anew.
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -15,6 +16,7 @@ CREATE TABLE nodes (
     ref_doc_id TEXT,
     modality TEXT NOT NULL,
     class TEXT NOT NULL,
+    metadata TEXT NOT NULL,
     body TEXT NOT NULL
 );
 CREATE INDEX nodes_by_document ON nodes (ref_doc_id);

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.errors import SpaceError, StoreError
 from llama_index_mm.media import MODALITIES, digest_bytes
+from llama_index_mm.media.files import INDEX_FILE
 from llama_index_mm.nodes import modality_of_node, node_from_json, node_to_json
-from llama_index_mm.stores.filters import compile_filters
+from llama_index_mm.stores.filters import compile_filters, filterable, register_functions
 from llama_index_mm.stores.partition import Partition
 from llama_index_mm.stores.schema import SCHEMA, VERSION
 
 __all__ = ["Hit", "MediaStore", "Record", "Source"]
 
-_FILE = "store.sqlite"
 _MEDIA = "media"
 _BATCH = 500  # values in one SQL list
 _NORM_TOLERANCE = 1e-3
@@ -88,26 +88,34 @@ class MediaStore:
         self.folder = Path(folder)
         self._lock = threading.RLock()
         self._partitions: dict[tuple[str, str], Partition] = {}
-        path = self.folder / _FILE
-        if not path.is_file():
-            if not create:
-                raise StoreError(f"There is no index in {self.folder} (no {_FILE}). Make one with: llama-index-mm ingest")
-            self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / INDEX_FILE
+        if not path.is_file() and not create:
+            raise StoreError(f"There is no index in {self.folder} (no {INDEX_FILE}). Make one with: llama-index-mm ingest")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-            self._db.create_function("mm_lower", 1, lambda text: text.lower(), deterministic=True)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            with self._writing():
-                if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-                    for statement in SCHEMA.split(";"):
-                        self._db.execute(statement)
-                    self._db.execute("INSERT INTO meta VALUES ('version', ?)", [str(VERSION)])
-            version = self.meta("version")
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise StoreError(f"{path} can't be opened as a store: {error}. Is the folder writable?") from error
+        try:
+            version = self._prepare()
         except sqlite3.DatabaseError as error:
+            self._db.close()
             raise StoreError(f"{path} can't be opened as a store: {error}. Restore it from a copy, or index again.") from error
         if version != str(VERSION):
+            self._db.close()
             raise StoreError(f"{path} is a store of version {version}; this package reads version {VERSION}. Index again.")
+
+    def _prepare(self) -> str | None:
+        """Set the connection up and make the tables of a new store; give the version."""
+        register_functions(self._db)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        with self._writing():
+            if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO meta VALUES ('version', ?)", [str(VERSION)])
+        return self.meta("version")
 
     def close(self) -> None:
         """Close the database; the store can't be used any more."""
@@ -128,10 +136,11 @@ class MediaStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite may have rolled back by itself, when the disk is full for one
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -159,16 +168,15 @@ class MediaStore:
         Raises:
             SpaceError: the store holds vectors of another dimension or fingerprint under this name.
         """
-        known = self.spaces().get(name)
-        if known == (dimension, fingerprint):
-            return
-        if known is not None:
+        if name not in self.spaces():
+            with self._writing():  # another process may come first
+                self._db.execute("INSERT OR IGNORE INTO spaces VALUES (?, ?, ?)", [name, dimension, fingerprint])
+        known = self.spaces()[name]
+        if known != (dimension, fingerprint):
             raise SpaceError(
                 f"Space {name!r} of {self.folder} was made with fingerprint {known[1]} ({known[0]} dimensions); the encoders "
                 f"at hand have {fingerprint} ({dimension}). Open it with the preset that it was made with, or index again."
             )
-        with self._writing():
-            self._db.execute("INSERT INTO spaces VALUES (?, ?, ?)", [name, dimension, fingerprint])
 
     def media_path(self, data: bytes, suffix: str) -> Path:
         """Keep bytes in the store's content-addressed folder.
@@ -205,9 +213,10 @@ class MediaStore:
             fresh: dict[tuple[str, str], tuple[list[int], list[Vectors]]] = {}
             for record in records:
                 node, modality = record.node, modality_of_node(record.node)
-                row = [node.node_id, node.ref_doc_id, modality, node.class_name(), node_to_json(node)]
+                body = node_to_json(node)
+                row = [node.node_id, node.ref_doc_id, modality, node.class_name(), filterable(body), body]
                 seq = self._db.execute(
-                    "INSERT INTO nodes (node_id, ref_doc_id, modality, class, body) VALUES (?, ?, ?, ?, ?)", row
+                    "INSERT INTO nodes (node_id, ref_doc_id, modality, class, metadata, body) VALUES (?, ?, ?, ?, ?, ?)", row
                 ).lastrowid
                 for space, vector in record.vectors.items():
                     seqs, vectors = fresh.setdefault((space, modality), ([], []))
@@ -387,33 +396,53 @@ class MediaStore:
             among: numbers to choose from, as `find` gives them; None for all.
 
         Raises:
-            SpaceError: the space is unknown or the query has another dimension.
+            SpaceError: the space is unknown, or the query has another dimension or numbers that are not finite.
         """
-        spaces = self.spaces()
-        if space not in spaces:
-            raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(spaces)}.")
-        if query.shape != (spaces[space][0],):
-            raise SpaceError(f"Expected a query of shape ({spaces[space][0]},) for space {space!r}, got {query.shape}.")
+        vector = self._query(space, query)
         with self._lock:
-            ids, similarities = self._partition(space, modality).search(np.asarray(query, dtype=np.float32), k, among)
+            ids, similarities = self._partition(space, modality).search(vector, k, among)
         return [Hit(int(seq), float(value)) for seq, value in zip(ids, similarities, strict=True)]
 
     def similarities(self, space: str, modality: str, query: Vectors, seqs: Sequence[int]) -> Vectors:
-        """Inner products of the query with these nodes; NaN for a node that has no vector there."""
+        """Inner products of the query with these nodes; NaN for a node that has no vector there.
+
+        Raises:
+            SpaceError: as in `search`.
+        """
+        vector = self._query(space, query)
         with self._lock:
-            return self._partition(space, modality).similarities(query, np.asarray(seqs, dtype=np.int64))
+            return self._partition(space, modality).similarities(vector, np.asarray(seqs, dtype=np.int64))
 
     def sample(self, space: str, modality: str, size: int) -> Vectors:
-        """At most ``size`` vectors of a partition, evenly spread: ``(m, d)``."""
+        """At most ``size`` vectors of a partition, evenly spread: ``(m, d)``.
+
+        Raises:
+            SpaceError: the space is unknown.
+        """
         with self._lock:
             return self._partition(space, modality).sample(size)
+
+    def _query(self, space: str, query: Vectors) -> Vectors:
+        """Check a query vector."""
+        dimension = self._dimension(space)
+        if query.shape != (dimension,):
+            raise SpaceError(f"Expected a query of shape ({dimension},) for space {space!r}, got {query.shape}.")
+        if not np.isfinite(query).all():
+            raise SpaceError(f"The query for space {space!r} has numbers that are not finite.")
+        return np.asarray(query, dtype=np.float32)
+
+    def _dimension(self, space: str) -> int:
+        spaces = self.spaces()
+        if space not in spaces:
+            raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(spaces)}.")
+        return spaces[space][0]
 
     def _partition(self, space: str, modality: str) -> Partition:
         """The FAISS index of a partition, built or built anew if need be."""
         revision = self._revision(space, modality)
         partition = self._partitions.get((space, modality))
         if partition is None or partition.revision != revision:
-            dimension = self.spaces()[space][0]
+            dimension = self._dimension(space)
             partition = Partition(dimension, revision)
             rows = self._read("SELECT seq, vector FROM vectors WHERE space = ? AND modality = ?", [space, modality])
             if rows:

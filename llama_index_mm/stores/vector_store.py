@@ -85,7 +85,7 @@ class SpaceVectorStore(BasePydanticVectorStore):
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
         """Delete the nodes that match ids and filters; nothing if neither is given."""
-        if not node_ids and filters is None:
+        if not node_ids and (filters is None or not filters.filters):
             return
         nodes = self.get_nodes(node_ids, filters)
         self._store.delete(node_ids=[node.node_id for node in nodes])

@@ -1,6 +1,8 @@
 """Transcripts by Whisper through faster-whisper."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llama_index_mm.embeddings.base import fingerprint
 from llama_index_mm.media import Waveform
@@ -14,6 +16,10 @@ __all__ = ["FasterWhisperTranscriber"]
 _PROMPTS = {"zh": "以下是普通话的句子，使用简体中文。"}
 _BEAM = 5
 _MIN_SPEECH = 0.3  # seconds; less is a click, not a word
+_MIN_PROBABILITY = 0.4  # of the detected language; noise that passed for speech is of no language
+# Whisper's own two signs that it made words up; both must point that way.
+_NO_SPEECH = 0.6
+_SURE = -1.0  # mean log-probability of the words
 
 
 class FasterWhisperTranscriber:
@@ -39,17 +45,29 @@ class FasterWhisperTranscriber:
         spans = speech_spans(sound)
         if sum(end - start for start, end in spans) < _MIN_SPEECH:
             return Transcript((), language or "", 0.0)
-        model = load_whisper(self._folder)
-        probability = 1.0
+        found, info = self._run(sound, language)
+        spoken = language or info.language
         if language is None:
-            language, probability, _ = model.detect_language(sound.cut(spans[0][0], None).samples)
-        found, _ = model.transcribe(
+            if info.language_probability < _MIN_PROBABILITY:
+                return Transcript((), "", 0.0)
+            if spoken in _PROMPTS:
+                found, _ = self._run(sound, spoken)
+        segments = (
+            Segment(float(one.start), float(one.end), one.text.strip())
+            for one in found
+            if one.no_speech_prob < _NO_SPEECH or one.avg_logprob > _SURE
+        )
+        probability = 1.0 if language else float(info.language_probability)
+        return Transcript(tuple(segment for segment in segments if segment.text), spoken, probability)
+
+    def _run(self, sound: Waveform, language: str | None) -> tuple[Iterable[Any], Any]:
+        """Start Whisper; it detects the language at once and decodes as the segments are read."""
+        found, info = load_whisper(self._folder).transcribe(
             sound.samples,
             task="transcribe",
             language=language,
             beam_size=_BEAM,
-            initial_prompt=_PROMPTS.get(language),
+            initial_prompt=_PROMPTS.get(language or ""),
             condition_on_previous_text=False,
         )
-        segments = (Segment(float(one.start), float(one.end), one.text.strip()) for one in found)
-        return Transcript(tuple(segment for segment in segments if segment.text), language, float(probability))
+        return found, info

@@ -16,14 +16,13 @@ pytest.importorskip("transformers")
 
 import torch
 import transformers
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from tiny_models import DIMENSION, LIMIT, save_clip
+from transformers import AutoTokenizer, CLIPModel
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, TextEncoder
 from llama_index_mm.embeddings.clip import ClipEmbedding, ClipImageEncoder, ClipTextEncoder
 from llama_index_mm.errors import DecodeError, ModelError
 
-LIMIT = 12  # tokens
-DIMENSION = 16
 TEXTS = ["cat", "", "a cat on a sofa", "dog " * 40, "a", "dog dog cat", "the sea " * 9]
 LONG = 2  # of them are longer than LIMIT
 
@@ -32,43 +31,6 @@ LONG = 2  # of them are longer than LIMIT
 def _no_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def save_clip(folder: Path, *, legacy: bool = False) -> Path:
-    """A tiny CLIP with random weights; legacy: the end token is found as the largest id, as in OpenAI's config."""
-    folder.mkdir()
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    merges = ["c a", "ca t</w>", "d o", "do g</w>"]
-    words = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
-    vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
-    end = len(vocabulary) - 1
-    tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>", "model_max_length": LIMIT, **tokens})
-    )
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={
-            **sizes,
-            "vocab_size": len(vocabulary),
-            "max_position_embeddings": LIMIT,
-            "bos_token_id": end - 1,
-            "eos_token_id": 2 if legacy else end,
-            "pad_token_id": 1 if legacy else end,
-        },
-        vision_config={**sizes, "image_size": 32, "patch_size": 8},
-        projection_dim=DIMENSION,
-    )
-    torch.manual_seed(0)
-    model = CLIPModel(config)
-    for weight in model.parameters():  # the usual start is so small that all vectors look alike
-        torch.nn.init.normal_(weight, std=0.2)
-    model.save_pretrained(folder)
-    pixels = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_resize": True}
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor", **pixels}))
-    return folder
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["end-by-id", "end-by-largest"])

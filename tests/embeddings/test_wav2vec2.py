@@ -8,41 +8,13 @@ import pytest
 pytest.importorskip("transformers")
 
 import torch
-from transformers import (
-    AutoModel,
-    HubertConfig,
-    HubertModel,
-    Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForCTC,
-    Wav2Vec2Model,
-    WavLMConfig,
-    WavLMModel,
-)
+from tiny_models import SPEECH_MODELS, save_speech_model
+from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
 from llama_index_mm.embeddings.base import EmbeddingSpace
 from llama_index_mm.embeddings.wav2vec2 import WINDOW_SECONDS, Wav2Vec2Encoder
 from llama_index_mm.errors import EncodeError, ModelError
 from llama_index_mm.media import SAMPLE_RATE, Waveform
-
-SIZES = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "conv_dim": (8,) * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-}
-LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-MODELS = {
-    "wav2vec2-group": lambda: Wav2Vec2Model(Wav2Vec2Config(**SIZES)),
-    "wav2vec2-layer": lambda: Wav2Vec2Model(Wav2Vec2Config(**SIZES, **LAYER)),
-    "hubert": lambda: HubertModel(HubertConfig(**SIZES)),
-    "wavlm": lambda: WavLMModel(WavLMConfig(**SIZES)),
-    "ctc": lambda: Wav2Vec2ForCTC(Wav2Vec2Config(**SIZES, vocab_size=9)),
-    "adapter": lambda: Wav2Vec2Model(Wav2Vec2Config(**SIZES, add_adapter=True, output_hidden_size=12, num_adapter_layers=1)),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -51,22 +23,14 @@ def _no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def save_model(folder: Path, kind: str) -> Path:
-    torch.manual_seed(0)
-    MODELS[kind]().save_pretrained(folder)
-    masked = kind == "wav2vec2-layer"
-    Wav2Vec2FeatureExtractor(do_normalize=kind != "wavlm", return_attention_mask=masked).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=[*MODELS])
+@pytest.fixture(scope="module", params=[*SPEECH_MODELS])
 def folder(request, tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp(request.param) / "model", request.param)
+    return save_speech_model(tmp_path_factory.mktemp(request.param) / "model", request.param)
 
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("group") / "model", "wav2vec2-group")
+    return save_speech_model(tmp_path_factory.mktemp("group") / "model", "wav2vec2-group")
 
 
 def sounds(*lengths: int) -> list[Waveform]:
@@ -109,7 +73,7 @@ def test_ragged_batches_are_as_the_reference_computes_them_one_by_one(folder, si
 
 @torch.inference_mode()
 def test_equals_the_masked_batch_of_models_that_were_trained_with_masks(tmp_path):
-    folder = save_model(tmp_path / "model", "wav2vec2-layer")
+    folder = save_speech_model(tmp_path / "model", "wav2vec2-layer")
     items = sounds(16000, 9000, 3000)
     model = AutoModel.from_pretrained(folder).eval()
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
@@ -190,14 +154,14 @@ def test_another_kind_of_model(tmp_path):
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "preprocessor_config.json"])
 def test_missing_file(tmp_path, missing):
-    folder = save_model(tmp_path / "model", "wav2vec2-group")
+    folder = save_speech_model(tmp_path / "model", "wav2vec2-group")
     (folder / missing).unlink()
     with pytest.raises(ModelError, match="offline"):
         Wav2Vec2Encoder(str(folder), device="cpu").encode(sounds(800))
 
 
 def test_broken_weights(tmp_path):
-    folder = save_model(tmp_path / "model", "wav2vec2-group")
+    folder = save_speech_model(tmp_path / "model", "wav2vec2-group")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ModelError, match="offline"):
@@ -205,7 +169,7 @@ def test_broken_weights(tmp_path):
 
 
 def test_model_of_another_rate(tmp_path):
-    folder = save_model(tmp_path / "model", "wav2vec2-group")
+    folder = save_speech_model(tmp_path / "model", "wav2vec2-group")
     Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
     with pytest.raises(ModelError, match="8000"):
         Wav2Vec2Encoder(str(folder), device="cpu").encode(sounds(800))
