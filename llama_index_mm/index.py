@@ -50,10 +50,14 @@ class MultiModalIndex:
                 f"The index in {store.folder} was made with preset {made!r}, not {preset.name!r}. "
                 "Open it with that preset, or index the files again in another folder."
             )
+        names = {space.name for space in preset.spaces}
+        if made is not None and (other := names ^ set(store.spaces())):
+            raise SpaceError(
+                f"The index in {store.folder} and preset {preset.name!r} differ in the spaces {', '.join(sorted(other))}. "
+                "Open it with the preset that it was made with, or index the files again in another folder."
+            )
         for space in preset.spaces:
             store.declare_space(space.name, space.dimension, space.fingerprint)
-        if extra := set(store.spaces()) - {space.name for space in preset.spaces}:
-            raise SpaceError(f"The index in {store.folder} has spaces that the preset lacks: {', '.join(sorted(extra))}.")
         if made is None:
             store.set_meta("preset", preset.name)
         self.store = store
@@ -103,9 +107,18 @@ class MultiModalIndex:
         if folder is None:
             temporary = tempfile.TemporaryDirectory(prefix="llama-index-mm-")
             folder = temporary.name
-        index = cls.open(folder, preset=preset, create=True)
-        index._temporary = temporary
-        index._ingestor.insert(documents, show_progress=show_progress)
+        try:
+            index = cls.open(folder, preset=preset, create=True)
+            index._temporary = temporary
+            try:
+                index._ingestor.insert(documents, show_progress=show_progress)
+            except BaseException:
+                index.close()
+                raise
+        except BaseException:
+            if temporary is not None:
+                temporary.cleanup()
+            raise
         return index
 
     def close(self) -> None:

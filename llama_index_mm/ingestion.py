@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import BaseNode, ImageNode, MediaResource, Node, TextNode, TransformComponent
+from llama_index.core.schema import BaseNode, ImageDocument, ImageNode, MediaResource, Node, TextNode, TransformComponent
 from tqdm import tqdm
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
@@ -71,10 +71,11 @@ class IngestReport:
 
 @dataclass
 class _Item:
-    """Nodes of one document on their way into the store."""
+    """Nodes of one document on their way into the store, and the files that hold it."""
 
+    document_id: str
     nodes: list[BaseNode]
-    source: Source | None
+    sources: list[Source] = field(default_factory=list)
 
 
 class Ingestor:
@@ -137,13 +138,16 @@ class Ingestor:
         """
         report = IngestReport()
         waiting: list[_Item] = []
-        for document in tqdm(documents, desc="insert", unit="document", disable=not show_progress):
-            media = as_media(document, self._store)
-            self._store.delete(ref_doc_ids=[media.node_id])
-            waiting.append(_Item(self._transform(media), None))
-            if sum(len(one.nodes) for one in waiting) >= _BATCH:
-                self._flush(waiting, report)
-        self._flush(waiting, report)
+        try:
+            for document in tqdm(documents, desc="insert", unit="document", disable=not show_progress):
+                media = as_media(document, self._store)
+                if any(item.document_id == media.node_id for item in waiting):
+                    self._flush(waiting, report)
+                waiting.append(_Item(media.node_id, self._transform(media)))
+                if sum(len(one.nodes) for one in waiting) >= _BATCH:
+                    self._flush(waiting, report)
+        finally:
+            self._flush(waiting, report)
         if report.problems:
             raise EncodeError("; ".join(problem.reason for problem in report.problems))
         return report
@@ -158,29 +162,23 @@ class Ingestor:
             if known is not None and known.digest == digest and known.status == "indexed":
                 report.unchanged += 1
                 return None
-            document_id = digest[:32]
-            queued = {one.source.document_id for one in waiting if one.source}
-            if digest and (document_id in queued or self._store.sources(document_id=document_id)):
-                self._forget(known)
-                self._store.note_sources([Source(str(path), digest, "indexed", document_id=document_id)])
+            if known is not None:
+                self._store.release(known.path)
+            source = Source(str(path), digest, "indexed", document_id=digest[:32])
+            if same := [item for item in waiting if item.document_id == source.document_id]:
+                same[0].sources.append(source)
+                return None
+            if digest and self._store.sources(document_id=source.document_id):
+                self._store.note_sources([source])
                 report.duplicates += 1
                 return None
             document = document_of(path, digest or None)
-            self._forget(known)
-            nodes = self._transform(document)
+            return _Item(document.node_id, self._transform(document), [source])
         except _FATAL:
             raise
         except Exception as error:  # whatever a decoder or a model raises for one file must not stop the run
             self._fail(path, digest, _reason(error), report)
             return None
-        return _Item(nodes, Source(str(path), digest, "indexed", document_id=document.node_id))
-
-    def _forget(self, known: Source | None) -> None:
-        """Delete the nodes of a file's old content, unless another file has it too."""
-        if known is None or known.document_id is None:
-            return
-        if len(self._store.sources(document_id=known.document_id)) <= 1:
-            self._store.delete(ref_doc_ids=[known.document_id])
 
     def _fail(self, path: Path, digest: str, reason: str, report: IngestReport) -> None:
         report.problems.append(Problem(path, reason))
@@ -201,22 +199,24 @@ class Ingestor:
         if not items:
             return
         try:
-            batches = [(items, encode_nodes([node for item in items for node in item.nodes], self._preset.spaces))]
+            records = encode_nodes([node for item in items for node in item.nodes], self._preset.spaces)
         except _FATAL:
             raise
         except Exception as error:
-            if len(items) == 1:
-                source = items[0].source
-                name = source.path if source else items[0].nodes[0].node_id
-                self._fail(Path(name), source.digest if source else "", _reason(error), report)
+            if len(items) > 1:
+                for item in items:
+                    self._flush([item], report)
                 return
-            for item in items:
-                self._flush([item], report)
+            for source in items[0].sources:
+                self._fail(Path(source.path), source.digest, _reason(error), report)
+            if not items[0].sources:
+                report.problems.append(Problem(Path(items[0].document_id), _reason(error)))
             return
-        for stored, records in batches:
-            self._store.add(records, [item.source for item in stored if item.source])
-            report.added += len(stored)
-            report.nodes += len(records)
+        sources = [source for item in items for source in item.sources]
+        self._store.add(records, sources, replacing=[item.document_id for item in items])
+        report.added += len(items)
+        report.duplicates += len(sources) - sum(bool(item.sources) for item in items)
+        report.nodes += len(records)
 
 
 def encode_nodes(nodes: Sequence[BaseNode], spaces: Sequence[EmbeddingSpace]) -> list[Record]:
@@ -253,8 +253,10 @@ def as_media(document: BaseNode, store: MediaStore) -> BaseNode:
     if isinstance(document, MediaNode) or (isinstance(document, TextNode) and not isinstance(document, ImageNode)):
         return document
     if isinstance(document, ImageNode):
-        path = document.image_path or (document.metadata or {}).get("file_path")
+        path = document.image_path or document.metadata.get("file_path")
         data = base64.b64decode(document.image) if document.image and not path else None
+    elif isinstance(document, ImageDocument) and document.image_resource is None:
+        path, data = document.metadata.get("file_path"), None
     elif isinstance(document, Node) and (resource := document.image_resource or document.audio_resource):
         path, data = _file_or_bytes(resource)
     else:

@@ -5,6 +5,7 @@ All state lies where LlamaIndex's serialisers keep it: in path-based `MediaResou
 `Node`; `retype` gives them their class back.
 """
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -34,6 +35,7 @@ __all__ = [
     "MeshMedia",
     "format_seconds",
     "modality_of_node",
+    "moved",
     "node_from_json",
     "node_to_json",
     "retype",
@@ -225,12 +227,16 @@ def title_of(path: Path) -> str:
 
 
 def modality_of_node(node: BaseNode) -> Modality:
-    """Tell which modality a node carries; nodes of LlamaIndex's own with a picture in them are images."""
+    """Tell which modality a node carries; nodes of LlamaIndex's own with a picture or a sound in them count as such."""
     if isinstance(node, MediaNode):
         return node.modality
     stated = node.metadata.get(PREFIX + "modality")
     if stated in _MEDIA:
         return _MEDIA[stated].modality
+    if isinstance(node, ImageNode):
+        return "image" if node.image or node.image_path or node.image_url else "text"
+    if isinstance(node, Node):
+        return "image" if node.image_resource else "audio" if node.audio_resource else "text"
     return "text"
 
 
@@ -249,14 +255,30 @@ def retype(node: BaseNode) -> BaseNode:
     return fresh
 
 
+def moved(node: BaseNode, path: Path) -> BaseNode:
+    """Give a copy that points to another file of the same content."""
+    copy = node.model_copy(deep=True)
+    old = Path(copy.metadata.get(PREFIX + "path", ""))
+    copy.metadata |= {"file_name": path.name, "file_path": str(path), PREFIX + "path": str(path)}
+    if isinstance(copy, MediaNode):
+        for name, resource in copy._resources(path, copy.metadata).items():
+            setattr(copy, name, resource)
+        if copy.text == title_of(old):
+            copy.text_resource = MediaResource(text=title_of(path))
+    return copy
+
+
 def node_to_json(node: BaseNode) -> str:
     """Serialise a node without its embedding, with the class that it has."""
-    return node.model_copy(update={"embedding": None}).to_json()
+    # default=str: URLs, paths and dates in resources and metadata, which to_json raises for.
+    return json.dumps({**node.to_dict(), "embedding": None}, default=str)
 
 
 def node_from_json(text: str, class_name: str) -> BaseNode:
     """Undo `node_to_json`: the node comes back as the class that it was."""
-    return retype(_CORE.get(class_name, Node).from_json(text))
+    fields = json.loads(text)
+    # A class that is not known here, with a text of its own, is some kind of text node.
+    return retype(_CORE.get(class_name, TextNode if "text" in fields else Node).from_dict(fields))
 
 
 def format_seconds(seconds: float) -> str:

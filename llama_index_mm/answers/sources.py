@@ -6,10 +6,19 @@ from pathlib import Path
 
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 
 from llama_index_mm.media import Modality
-from llama_index_mm.nodes import PREFIX, TEXT_ONLY, AudioMedia, format_seconds, modality_of_node, retype
+from llama_index_mm.nodes import (
+    PREFIX,
+    TEXT_ONLY,
+    AudioMedia,
+    MediaNode,
+    MeshMedia,
+    format_seconds,
+    modality_of_node,
+    retype,
+)
 
 __all__ = ["Citation", "NumberSources", "citations_of"]
 
@@ -54,8 +63,8 @@ class Citation:
 class NumberSources(BaseNodePostprocessor):
     """Number nodes and say where each is from, and turn media that the LLM can't take into their text.
 
-    Works on copies. The number and the source stand in front of each node's metadata and text, as
-    ``[1] talk.ogg, 1:05-1:20:``.
+    A medium whose file is gone becomes its text as well. Works on copies. The number and the source stand in front of each
+    node's metadata and text, as ``[1] talk.ogg, 1:05-1:20:``.
 
     Attributes:
         llm_media: what the LLM can take besides text: ``"image"``, ``"audio"``. Mesh views are images.
@@ -77,13 +86,20 @@ class NumberSources(BaseNodePostprocessor):
         node.metadata[_NUMBER] = number
         citation = _citation(NodeWithScore(node=node, score=found.score))
         needs = "audio" if citation.modality == "audio" else "image"
-        node.metadata |= {_CITED_AS: str(citation), TEXT_ONLY: needs not in self.llm_media}
+        node.metadata |= {_CITED_AS: str(citation), TEXT_ONLY: needs not in self.llm_media or _is_gone(node)}
         # As a key it stands in the first line by itself, and can't take the place of the user's own metadata.
         value = "" if "{key}" in node.metadata_template else str(citation)
         node.metadata = {str(citation): value, **node.metadata}
         hidden = node.excluded_llm_metadata_keys
         hidden += [key for key in node.metadata if key.startswith(PREFIX) and key not in hidden]
         return NodeWithScore(node=node, score=found.score)
+
+
+def _is_gone(node: BaseNode) -> bool:
+    """Whether the file that an LLM would be shown is no longer there; its text has to do then."""
+    if isinstance(node, MeshMedia):
+        return node.views is None or not node.views.is_file()
+    return isinstance(node, MediaNode) and not node.path.is_file()
 
 
 def _citation(found: NodeWithScore) -> Citation:

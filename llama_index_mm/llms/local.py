@@ -51,8 +51,8 @@ class LocalLLM(LLM):
     accepts_media: ClassVar[frozenset[str]] = frozenset()
     """What this model takes besides text: nothing."""
 
-    suggested_sources: ClassVar[int] = 2
-    """How many passages it should be given; it confuses more with one another."""
+    suggested_sources: ClassVar[int] = 1
+    """How many passages it should be given; it mixes several up."""
 
     qa_prompt: ClassVar[RichPromptTemplate] = SMALL_QA_PROMPT
     """Prompt that suits it."""

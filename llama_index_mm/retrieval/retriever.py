@@ -69,6 +69,8 @@ class FusionRetriever(BaseRetriever):
         unknown = [modality for modality in modalities if modality not in MODALITIES]
         if unknown:
             raise QueryError(f"Unknown modalities {unknown}; there are: {', '.join(MODALITIES)}.")
+        if wrong := {key: weight for key, weight in (weights or {}).items() if not 0 <= weight < float("inf")}:
+            raise QueryError(f"Weights must be numbers of at least 0, got {wrong}.")
         super().__init__(callback_manager=callback_manager)
         self._store = store
         self._spaces = tuple(spaces)

@@ -18,7 +18,7 @@ from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.errors import SpaceError, StoreError
 from llama_index_mm.media import MODALITIES, digest_bytes
 from llama_index_mm.media.files import INDEX_FILE
-from llama_index_mm.nodes import modality_of_node, node_from_json, node_to_json
+from llama_index_mm.nodes import modality_of_node, moved, node_from_json, node_to_json
 from llama_index_mm.stores.filters import compile_filters, filterable, register_functions
 from llama_index_mm.stores.partition import Partition
 from llama_index_mm.stores.schema import SCHEMA, VERSION
@@ -196,12 +196,13 @@ class MediaStore:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def add(self, records: Sequence[Record], sources: Sequence[Source] = ()) -> None:
+    def add(self, records: Sequence[Record], sources: Sequence[Source] = (), replacing: Sequence[str] = ()) -> None:
         """Add nodes, in one transaction; a node with an id that is there already replaces the old one.
 
         Args:
             records: nodes with their vectors, which must be of unit length.
             sources: files to note in the same transaction.
+            replacing: ids of documents whose nodes go in the same transaction.
 
         Raises:
             SpaceError: a vector of an unknown space or of the wrong shape, not finite or not of unit length.
@@ -209,7 +210,8 @@ class MediaStore:
         """
         self._check(records)
         with self._writing():
-            gone = self._drop(self._seqs("node_id", [record.node.node_id for record in records]))
+            old = self._seqs("node_id", [record.node.node_id for record in records]) + self._seqs("ref_doc_id", replacing)
+            gone = self._drop(list(dict.fromkeys(old)))
             fresh: dict[tuple[str, str], tuple[list[int], list[Vectors]]] = {}
             for record in records:
                 node, modality = record.node, modality_of_node(record.node)
@@ -227,6 +229,15 @@ class MediaStore:
                 self._db.executemany("INSERT INTO vectors VALUES (?, ?, ?, ?)", rows)
             before = self._touch([*gone, *fresh])
             self._note(sources)
+        self._follow(before, gone, fresh)
+
+    def _follow(
+        self,
+        before: Mapping[tuple[str, str], int],
+        gone: Mapping[tuple[str, str], Sequence[int]],
+        fresh: Mapping[tuple[str, str], tuple[Sequence[int], Sequence[Vectors]]],
+    ) -> None:
+        """Bring the FAISS indexes in memory to where the database is after a change."""
         with self._lock:
             for key, revision in before.items():
                 partition = self._partitions.get(key)
@@ -304,12 +315,7 @@ class MediaStore:
             gone = self._drop(seqs)
             before = self._touch(gone)
             self._db.executemany("DELETE FROM sources WHERE document_id = ?", [(one,) for one in ref_doc_ids])
-        with self._lock:
-            for key, revision in before.items():
-                partition = self._partitions.get(key)
-                if partition is not None and partition.revision == revision:
-                    partition.remove(np.asarray(gone[key], dtype=np.int64))
-                    partition.revision = revision + 1
+        self._follow(before, gone, {})
         return len(seqs)
 
     # -- files ------------------------------------------------------------------------------------------------------
@@ -317,6 +323,23 @@ class MediaStore:
     def _note(self, sources: Sequence[Source]) -> None:
         rows = [(one.path, one.document_id, one.digest, one.status, one.reason) for one in sources]
         self._db.executemany("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)", rows)
+
+    def release(self, path: str) -> None:
+        """Forget a file. The nodes of its document go with it, unless another file holds the same: then they point there."""
+        note = self.source(path)
+        with self._writing():
+            self._db.execute("DELETE FROM sources WHERE path = ?", [path])
+        if note is None or note.document_id is None:
+            return
+        others = self.sources(document_id=note.document_id)
+        if not others:
+            self.delete(ref_doc_ids=[note.document_id])
+            return
+        nodes = self.nodes(self.find(ref_doc_ids=[note.document_id]).tolist())
+        with self._writing():
+            for seq, node in nodes.items():
+                body = node_to_json(moved(node, Path(others[0].path)))
+                self._db.execute("UPDATE nodes SET body = ?, metadata = ? WHERE seq = ?", [body, filterable(body), seq])
 
     def note_sources(self, sources: Sequence[Source]) -> None:
         """Note what became of files; an older note on the same path is replaced."""
