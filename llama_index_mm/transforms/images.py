@@ -14,6 +14,8 @@ from llama_index_mm.transforms.derive import derived
 
 __all__ = ["LabelImages", "Labeler"]
 
+_LEAST = 0.01  # probability of a label that is worth a word
+
 
 class Labeler(Protocol):
     """Names what is in pictures."""
@@ -62,6 +64,7 @@ class LabelImages(TransformComponent):
         if self._labeler is None or node.text != node.title:
             return derived(node, part="0", width=picture.width, height=picture.height)
         named = self._labeler.labels([picture], top=self.top)[0]
-        words = ", ".join(f"{name} {probability:.0%}" for name, probability in named)
+        likely = [f"{name} {probability:.0%}" for name, probability in named if probability >= _LEAST]
+        words = ", ".join(likely) or "nothing that it is sure of"
         text = f"Picture {node.title!r}. It may show: {words}."
         return derived(node, part="0", text=text, width=picture.width, height=picture.height)
