@@ -13,7 +13,7 @@ from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from llama_index_mm.answers import NumberSources
-from llama_index_mm.errors import SpaceError
+from llama_index_mm.errors import QueryError, SpaceError, StoreError
 from llama_index_mm.ingestion import Ingestor, IngestReport
 from llama_index_mm.media import Modality, Waveform
 from llama_index_mm.presets import Preset, load_preset
@@ -63,7 +63,6 @@ class MultiModalIndex:
         self.store = store
         self.preset = preset
         self._ingestor = Ingestor(store, preset)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(cls, folder: Path | str, *, preset: Preset | str | None = None, create: bool = False) -> "MultiModalIndex":
@@ -78,10 +77,14 @@ class MultiModalIndex:
             StoreError: there is no index and ``create`` is not set, or it is damaged.
             SpaceError: it was made with another preset.
         """
+        if isinstance(preset, str):
+            preset = load_preset(preset)
         store = MediaStore(folder, create=create)
         try:
-            chosen = preset if preset is not None else store.meta("preset") or "offline"
-            return cls(store, load_preset(chosen) if isinstance(chosen, str) else chosen)
+            recorded = store.meta("preset")
+            if recorded is None and not create:
+                raise StoreError(f"The index in {folder} is empty. Make it with: llama-index-mm ingest FOLDER --store {folder}")
+            return cls(store, preset or load_preset(recorded or "offline"))
         except BaseException:
             store.close()
             raise
@@ -109,7 +112,7 @@ class MultiModalIndex:
             folder = temporary.name
         try:
             index = cls.open(folder, preset=preset, create=True)
-            index._temporary = temporary
+            index.store.temporary = temporary  # lives as long as anything that searches it
             try:
                 index._ingestor.insert(documents, show_progress=show_progress)
             except BaseException:
@@ -124,8 +127,6 @@ class MultiModalIndex:
     def close(self) -> None:
         """Close the store; an index in a temporary folder is gone with that."""
         self.store.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def __enter__(self) -> "MultiModalIndex":
         return self
@@ -225,6 +226,8 @@ class MultiModalIndex:
             **engine: passed on to ``RetrieverQueryEngine.from_args``.
         """
         llm = llm or self._default_llm()
+        if not llm.metadata.is_chat_model:
+            raise QueryError(f"{llm.class_name()} is no chat model, which multimodal answers need. Give a chat LLM.")
         accepted = llm_media if llm_media is not None else getattr(llm, "accepts_media", ("image",))
         k = similarity_top_k if similarity_top_k is not None else int(getattr(llm, "suggested_sources", _SOURCES))
         retriever = self.as_retriever(
@@ -237,10 +240,13 @@ class MultiModalIndex:
         return RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=True, node_postprocessors=processors, **engine)
 
     def _default_llm(self) -> LLM:
-        chosen = Settings._llm
-        if chosen is None and self.preset.llm is not None:
-            return self.preset.llm()
-        return Settings.llm
+        if Settings._llm is not None:
+            return Settings._llm
+        if self.preset.llm is None:
+            raise QueryError(
+                f"Preset {self.preset.name!r} has no LLM of its own: give one, or set llama_index.core.Settings.llm."
+            )
+        return self.preset.llm()
 
     def _hear(self, sound: Waveform) -> str:
         return self.preset.transcriber.transcribe(sound).text if self.preset.transcriber else ""

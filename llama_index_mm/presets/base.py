@@ -10,7 +10,7 @@ from llama_index_mm.errors import SpaceError
 from llama_index_mm.transforms.images import Labeler
 from llama_index_mm.transforms.transcript import Transcriber
 
-__all__ = ["Preset"]
+__all__ = ["Preset", "local_llm"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,10 @@ class Preset:
         """
         name = f"{self.name}+{space.name}"
         return replace(self, name=name, spaces=(*self.spaces, space), weights={**self.weights, space.name: weight})
+
+
+def local_llm() -> LLM:
+    """The LLM of the presets: a small one in this process. It needs the extra ``offline``."""
+    from llama_index_mm.llms import LocalLLM
+
+    return LocalLLM()

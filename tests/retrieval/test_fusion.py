@@ -47,9 +47,9 @@ def test_normalise_with_the_usual_background():
 
 def test_normalise_without_a_background():
     empty = np.zeros(0, np.float32)
-    assert normalise(0.9, empty) == close(logistic(0))
+    assert normalise(0.9, empty) == close(logistic(3.6))  # 0.9 at a deviation of 0.25
     assert normalise(0.7, empty, known=(0.5, 0.1)) == close(0.5)
-    assert normalise(0.7, empty, known=(0.5, 0.0)) == close(logistic(0))
+    assert normalise(0.7, empty, known=(0.5, 0.0)) == close(logistic(2.8))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 0.78, 1.0])
@@ -58,7 +58,7 @@ def test_normalise_against_equal_similarities(value):
     constant = np.full(100, value, np.float32)
     noisy = constant + np.float32(6e-8) * (np.arange(100, dtype=np.float32) % 2)
     for background in (constant[:1], constant, noisy):
-        assert normalise(float(np.nextafter(constant[0], np.float32(2))), background) == close(logistic(0))
+        assert normalise(float(np.nextafter(constant[0], np.float32(2))), background) == close(logistic(4 * value))
 
 
 def test_normalise_far_from_a_narrow_background():
