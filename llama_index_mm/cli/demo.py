@@ -48,7 +48,7 @@ def run_demo(folder: Path, html: Path) -> None:
     sections: list[Section] = []
     with MultiModalIndex.open(folder / "index", preset="offline", create=True) as index:
         show.report(index.ingest(files, show_progress=True))
-        retriever = index.as_retriever(similarity_top_k=4)
+        retriever = index.as_retriever(similarity_top_k=3)
         for title, query in _searches(files):
             show.heading(f"Search by {title}")
             found = retriever.retrieve(query)

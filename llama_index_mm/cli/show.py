@@ -18,7 +18,7 @@ from llama_index_mm.stores import MediaStore
 
 __all__ = ["answer", "as_dict", "error", "facts", "heading", "models", "note", "report", "results", "store_facts"]
 
-_TEXT = 160  # characters of a node's text in a table
+_TEXT = 160  # characters of a source's text
 _out = Console(highlight=False, soft_wrap=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -76,19 +76,24 @@ def results(found: Sequence[NodeWithScore]) -> None:
     for rank, one in enumerate(found, 1):
         told = as_dict(one, rank)
         span = "" if told["start"] is None else f"{format_seconds(told['start'])}-{format_seconds(told['end'])}"
-        because = "\n".join(
-            f"{reason['part']} in {reason['space']} {reason['contribution']:.2f} (raw {reason['raw']:.2f})"
-            for reason in told["reasons"]
-        )
+        because = "\n".join(f"{reason['part']} in {reason['space']} {reason['contribution']:.2f}" for reason in told["reasons"])
         name = Path(told["file"]).name if told["file"] else told["node_id"]
-        cells = (str(rank), f"{told['score']:.3f}", told["modality"], name, span, _short(told["text"]), because)
+        cells = (
+            str(rank),
+            f"{told['score']:.3f}",
+            told["modality"],
+            name,
+            span,
+            _short(told["text"], max(48, _out.width - 60)),
+            because,
+        )
         table.add_row(*(escape(cell) for cell in cells))
     _out.print(table)
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = _TEXT) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= _TEXT else flat[: _TEXT - 1] + "…"
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
 def answer(question: str, text: str, sources: Sequence[Citation]) -> None:
