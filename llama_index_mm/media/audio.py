@@ -69,7 +69,8 @@ def load_audio(source: Path | str | bytes, *, start: float | None = None, end: f
     except DecodeError as error:
         raise DecodeError(f"{name} {error}") from error
     except (av.FFmpegError, ValueError) as error:
-        raise DecodeError(f"{name} can't be decoded as sound: {error}. Is it complete, and what its name says?") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DecodeError(f"{name} can't be decoded as sound: {reason}. Is it complete, and what its name says?") from error
     samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
     if not np.isfinite(samples).all():
         raise DecodeError(f"{name} has samples that are not finite numbers.")
