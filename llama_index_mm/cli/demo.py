@@ -29,7 +29,10 @@ def _searches(files: Path) -> list[tuple[str, MediaQuery]]:
             "a picture (coffee.png), for pictures and 3D models",
             MediaQuery(image=files / "pictures" / "coffee.png", modalities=["image", "mesh"]),
         ),
-        ("a recording (memo-garden.ogg): who else sounds like that", MediaQuery(audio=files / "audio" / "memo-garden.ogg")),
+        (
+            "a recording (memo-garden.ogg), for recordings that say or sound like it",
+            MediaQuery(audio=files / "audio" / "memo-garden.ogg", modalities=["audio"]),
+        ),
     ]
 
 
