@@ -183,15 +183,15 @@ class TestDocuments:
     @pytest.mark.parametrize(
         "document",
         [
-            Document(text="a red boat", id_="one", metadata={"author": "Ann"}),
-            TextNode(text="a red boat", id_="one", metadata={"author": "Ann"}),
+            Document(text="a red boat", id_="one", metadata={"author": "archive"}),
+            TextNode(text="a red boat", id_="one", metadata={"author": "archive"}),
         ],
     )
     def test_text(self, document):
         with MultiModalIndex.from_documents([document], preset=tiny_preset()) as index:
             (hit,) = index.as_retriever().retrieve("boat")
             assert hit.node.get_content() == "a red boat"
-            assert hit.node.metadata["author"] == "Ann"
+            assert hit.node.metadata["author"] == "archive"
             assert hit.node.ref_doc_id == "one"
 
     def test_long_text_is_cut(self):
@@ -213,10 +213,10 @@ class TestDocuments:
     def test_image_documents(self, make, form):
         path = make.bytes("red-door.png", png())
         encoded = base64.b64encode(png()).decode()
-        about: dict[str, Any] = {"id_": "door", "metadata": {"author": "Ann"}}
+        about: dict[str, Any] = {"id_": "door", "metadata": {"author": "archive"}}
         document = {
             "path": lambda: ImageDocument(image_path=str(path), **about),
-            "file_path": lambda: ImageDocument(**{**about, "metadata": {"author": "Ann", "file_path": str(path)}}),
+            "file_path": lambda: ImageDocument(**{**about, "metadata": {"author": "archive", "file_path": str(path)}}),
             "base64": lambda: ImageDocument(image=encoded, **about),
             "resource path": lambda: Document(image_resource=MediaResource(path=path), **about),
             "resource data": lambda: Document(image_resource=MediaResource(data=png()), **about),
@@ -225,7 +225,7 @@ class TestDocuments:
         with MultiModalIndex.from_documents([document], preset=tiny_preset()) as index:
             (hit,) = index.as_retriever().retrieve(MediaQuery(image=path))
             assert type(hit.node) is ImageMedia
-            assert (hit.node.ref_doc_id, hit.node.metadata["author"]) == ("door", "Ann")
+            assert (hit.node.ref_doc_id, hit.node.metadata["author"]) == ("door", "archive")
             assert hit.node.path.read_bytes() == png()
             assert hit.node.digest == digest_bytes(png())
             assert reasons_of(hit.node)[0].raw == pytest.approx(1, abs=1e-6)

@@ -51,7 +51,7 @@ def image(folder=Path("/pictures")):
         mimetype="image/png",
         width=24,
         source=RelatedNodeInfo(node_id="document"),
-        metadata={"author": "Ann", "year": 1999, "good": True, "mark": 0.5, "none": None},
+        metadata={"author": "archive", "year": 1999, "good": True, "mark": 0.5, "none": None},
     )
 
 
@@ -67,7 +67,7 @@ def audio(folder=Path("/sounds")):
         speech=True,
         language="de",
         mimetype="audio/wav",
-        metadata={"author": "Ann"},
+        metadata={"author": "archive"},
     )
 
 
@@ -167,7 +167,7 @@ def test_retyped_node_is_independent():
     fresh = retype(plain)
     fresh.metadata["author"] = "Bob"
     fresh.excluded_llm_metadata_keys.append("author")
-    assert plain.metadata["author"] == "Ann"
+    assert plain.metadata["author"] == "archive"
     assert "author" not in plain.excluded_llm_metadata_keys
 
 
@@ -219,7 +219,7 @@ def test_texts_show_the_users_metadata_only(node, mode):
     assert DIGEST not in content
     assert "file_" not in content
     assert content.endswith(node.text)
-    assert ("author: Ann" in content) == ("author" in node.metadata)
+    assert ("author: archive" in content) == ("author" in node.metadata)
     later = node.with_facts(added="x", **{"text": "other words"})
     assert "mm_" not in later.get_content(metadata_mode=mode)
 
@@ -267,7 +267,7 @@ class TestBlocks:
     def test_metadata_comes_first(self, make):
         blocks = image(make.picture("Sea-shore_2.png").parent).get_content_blocks(MetadataMode.LLM)
         assert [type(block) for block in blocks] == [TextBlock, TextBlock, ImageBlock]
-        assert "author: Ann" in blocks[0].text
+        assert "author: archive" in blocks[0].text
         assert "mm_" not in blocks[0].text
 
     @pytest.mark.parametrize(

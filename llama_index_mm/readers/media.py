@@ -17,6 +17,7 @@ from llama_index_mm.nodes import PREFIX, AudioMedia, ImageMedia, MediaNode, Mesh
 
 __all__ = ["MediaReader", "Problem", "document_of", "list_files"]
 
+_HIDDEN = ("file_name", "file_path", PREFIX + "modality", PREFIX + "path", PREFIX + "digest")
 _NODES: dict[str, type[MediaNode]] = {"image": ImageMedia, "audio": AudioMedia, "mesh": MeshMedia}
 
 
@@ -85,16 +86,8 @@ def document_of(path: Path, digest: str | None = None) -> BaseNode:
             PREFIX + "path": str(path),
             PREFIX + "digest": digest,
         },
-        excluded_embed_metadata_keys=[
-            "file_name",
-            "file_path",
-            *(PREFIX + key for key in ("modality", "path", "digest")),
-        ],
-        excluded_llm_metadata_keys=[
-            "file_name",
-            "file_path",
-            *(PREFIX + key for key in ("modality", "path", "digest")),
-        ],
+        excluded_embed_metadata_keys=list(_HIDDEN),
+        excluded_llm_metadata_keys=list(_HIDDEN),
     )
 
 

@@ -5,7 +5,6 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,54 +21,15 @@ from llama_index_mm.media.files import INDEX_FILE
 from llama_index_mm.nodes import modality_of_node, moved, node_from_json, node_to_json
 from llama_index_mm.stores.filters import compile_filters, filterable, register_functions
 from llama_index_mm.stores.partition import Partition
+from llama_index_mm.stores.records import Hit, Record, Source
 from llama_index_mm.stores.schema import SCHEMA, VERSION
 
-__all__ = ["Hit", "MediaStore", "Record", "Source"]
+__all__ = ["MediaStore"]
 
 _MEDIA = "media"
 _OWN = "mm-own-media://"  # stands for that folder in stored nodes
 _BATCH = 500  # values in one SQL list
 _NORM_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Record:
-    """A node and its vector in each space in which it lives."""
-
-    node: BaseNode
-    vectors: Mapping[str, Vectors]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result of a search in one space.
-
-    Attributes:
-        seq: the node's number in this store.
-        similarity: inner product with the query, in [-1, 1].
-    """
-
-    seq: int
-    similarity: float
-
-
-@dataclass(frozen=True)
-class Source:
-    """What became of a file.
-
-    Attributes:
-        path: the file.
-        digest: SHA-256 of its content, empty where it could not be read.
-        status: ``"indexed"`` or ``"failed"``.
-        reason: why it failed.
-        document_id: of the document made of it.
-    """
-
-    path: str
-    digest: str
-    status: str
-    reason: str = ""
-    document_id: str | None = None
 
 
 class MediaStore:

@@ -18,7 +18,8 @@ from llama_index.core.vector_stores.types import (
 from llama_index_mm.embeddings.base import unit
 from llama_index_mm.errors import QueryError, SpaceError
 from llama_index_mm.media import MODALITIES
-from llama_index_mm.stores.store import MediaStore, Record
+from llama_index_mm.stores.records import Record
+from llama_index_mm.stores.store import MediaStore
 
 __all__ = ["SpaceVectorStore"]
 

@@ -184,23 +184,23 @@ def test_media_is_read_only_if_the_llm_takes_it():
 
 def test_metadata_of_the_user_is_kept():
     """Also under names that might be used here, and in the user's own form."""
-    node = words("text", source="https://example.org", author="Ann", secret="x", mm="y")
+    node = words("text", source="https://example.org", author="archive", secret="x", mm="y")
     node.excluded_llm_metadata_keys = ["secret"]
     node.metadata_template = "<{key}|{value}>"
     node.metadata_separator = " "
     node.text_template = "{content} || {metadata_str}"
     (result,) = number(node)
-    expected = "<[1] a text without a file|> <source|https://example.org> <author|Ann> <mm|y>"
+    expected = "<[1] a text without a file|> <source|https://example.org> <author|archive> <mm|y>"
     assert result.node.get_content(metadata_mode=MetadataMode.LLM) == f"text || {expected}"
     assert seen(result) == [expected, "text"]
     assert {key: result.node.metadata[key] for key in node.metadata} == node.metadata
 
 
 def test_a_form_without_keys():
-    node = words("text", author="Ann")
+    node = words("text", author="archive")
     node.metadata_template = "{value}"
     (result,) = number(node)
-    assert result.node.get_content(metadata_mode=MetadataMode.LLM) == "[1] a text without a file\nAnn\n\ntext"
+    assert result.node.get_content(metadata_mode=MetadataMode.LLM) == "[1] a text without a file\narchive\n\ntext"
 
 
 def test_hiding_the_users_own_source_does_not_hide_the_number():

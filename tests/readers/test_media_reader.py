@@ -100,8 +100,8 @@ def test_paths_are_absolute(make, tmp_path, monkeypatch):
 
 
 def test_extra_info(folder):
-    documents = MediaReader().load_data(folder, extra_info={"owner": "Ann"})
-    assert [document.metadata["owner"] for document in documents] == ["Ann"] * 4
+    documents = MediaReader().load_data(folder, extra_info={"owner": "archive"})
+    assert [document.metadata["owner"] for document in documents] == ["archive"] * 4
 
 
 async def test_async(folder):

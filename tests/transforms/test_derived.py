@@ -20,7 +20,7 @@ DIGEST = "ab" * 32
 
 @pytest.fixture
 def document():
-    return AudioMedia.create("/talk.wav", digest=DIGEST, id_="doc", text="all words", metadata={"author": "Ann"})
+    return AudioMedia.create("/talk.wav", digest=DIGEST, id_="doc", text="all words", metadata={"author": "archive"})
 
 
 class TestDerived:
@@ -30,7 +30,7 @@ class TestDerived:
         assert type(part) is AudioMedia
         assert (part.node_id, part.ref_doc_id, part.text) == ("doc:2", "doc", "some words")
         assert (part.start, part.end, part.path, part.digest) == (1.0, 2.0, Path("/talk.wav"), DIGEST)
-        assert part.metadata["author"] == "Ann"
+        assert part.metadata["author"] == "archive"
         assert part.source_node.hash == document.hash
         assert document.model_dump() == before
 
