@@ -20,7 +20,7 @@ from llama_index.core.schema import (
 )
 from tqdm import tqdm
 
-from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
+from llama_index_mm.embeddings.base import EmbeddingSpace, Payload, Vectors
 from llama_index_mm.embeddings.payloads import node_payload
 from llama_index_mm.errors import (
     DecodeError,
@@ -100,6 +100,10 @@ class _Item:
     sources: list[Source] = field(default_factory=list)
 
 
+def _is_full(waiting: Sequence[_Item]) -> bool:
+    return sum(len(item.nodes) for item in waiting) >= _BATCH
+
+
 class Ingestor:
     """Runs the transforms and encoders of a preset over documents.
 
@@ -144,7 +148,7 @@ class Ingestor:
                 item = self._file(path, waiting, report)
                 if item is not None:
                     waiting.append(item)
-                if sum(len(one.nodes) for one in waiting) >= _BATCH:
+                if _is_full(waiting):
                     self._flush(waiting, report)
             self._flush(waiting, report)
         return report
@@ -169,7 +173,7 @@ class Ingestor:
                 if any(item.document_id == media.node_id for item in waiting):
                     self._flush(waiting, report)
                 waiting.append(_Item(media.node_id, self._transform(media)))
-                if sum(len(one.nodes) for one in waiting) >= _BATCH:
+                if _is_full(waiting):
                     self._flush(waiting, report)
         finally:
             self._flush(waiting, report)
@@ -266,13 +270,7 @@ def encode_nodes(nodes: Sequence[BaseNode], spaces: Sequence[EmbeddingSpace]) ->
             places = [at for at, node in enumerate(nodes) if modality_of_node(node) == modality and lives_in(node, space)]
             for at in places:
                 if (at, encoder.payload) not in loaded:
-                    node = nodes[at]
-                    spoken = encoder.payload == "audio"
-                    loaded[at, encoder.payload] = (
-                        recordings.span(node)
-                        if isinstance(node, AudioMedia) and spoken
-                        else node_payload(node, encoder.payload)
-                    )
+                    loaded[at, encoder.payload] = recordings.payload(nodes[at], encoder.payload)
             encoded = encoder.encode([loaded[at, encoder.payload] for at in places])
             for at, vector in zip(places, encoded, strict=True):
                 vectors[at][space.name] = vector
@@ -286,7 +284,10 @@ class _Recordings:
         self._path: Path | None = None
         self._sound: Waveform | None = None
 
-    def span(self, node: AudioMedia) -> Waveform:
+    def payload(self, node: BaseNode, payload: Payload) -> Any:
+        """Like `node_payload`."""
+        if payload != "audio" or not isinstance(node, AudioMedia):
+            return node_payload(node, payload)
         if self._sound is None or self._path != node.path:
             self._sound, self._path = load_audio(node.path), node.path
         return self._sound.cut(node.start, node.end)

