@@ -9,6 +9,7 @@
     ├── EncodeError            an encoder was given what it can't encode, or gave what it must not  (also ValueError)
     ├── SpaceError             vectors or queries of another embedding space          (also ValueError)
     ├── StoreError             the store is missing, damaged or of another version    (also RuntimeError)
+    │   └── StoreLockedError        somebody else is writing to it
     ├── FilterError            a metadata filter that has no meaning                  (also ValueError)
     └── QueryError             a query that can't be planned                          (also ValueError)
 
@@ -26,6 +27,7 @@ __all__ = [
     "QueryError",
     "SpaceError",
     "StoreError",
+    "StoreLockedError",
     "UnsupportedMediaError",
 ]
 
@@ -64,6 +66,10 @@ class SpaceError(MultiModalError, ValueError):
 
 class StoreError(MultiModalError, RuntimeError):
     """The store is missing, damaged, or of a version that this package can't read."""
+
+
+class StoreLockedError(StoreError):
+    """Somebody else is writing to the store."""
 
 
 class FilterError(MultiModalError, ValueError):

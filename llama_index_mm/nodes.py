@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock
 from llama_index.core.schema import (
     BaseNode,
@@ -270,8 +271,12 @@ def moved(node: BaseNode, path: Path) -> BaseNode:
 
 def node_to_json(node: BaseNode) -> str:
     """Serialise a node without its embedding, with the class that it has."""
-    # default=str: URLs, paths and dates in resources and metadata, which to_json raises for.
-    return json.dumps({**node.to_dict(), "embedding": None}, default=str)
+    return json.dumps({**node.to_dict(), "embedding": None}, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What `json` can't write: NumPy's numbers and arrays as numbers and lists; URLs, paths and dates as texts."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def node_from_json(text: str, class_name: str) -> BaseNode:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from llama_index_mm.answers import citations_of
 from llama_index_mm.embeddings.base import EmbeddingSpace
-from llama_index_mm.errors import DecodeError, MediaError, SpaceError, StoreError
+from llama_index_mm.errors import DecodeError, MediaError, SpaceError, StoreError, StoreLockedError
 from llama_index_mm.index import MultiModalIndex
 from llama_index_mm.media import digest_bytes
 from llama_index_mm.nodes import AudioMedia, ImageMedia, MeshMedia
@@ -119,8 +119,10 @@ class TestOpening:
             assert results(other, "anchor") == results(index, "anchor")
             index.insert(Document(text="an anchor", id_="anchor"))
             assert other.as_retriever(similarity_top_k=1).retrieve("anchor")[0].node.ref_doc_id == "anchor"
-            other.delete_ref_doc("anchor")
-            assert "anchor" not in {hit.node.ref_doc_id for hit in index.as_retriever(similarity_top_k=9).retrieve("anchor")}
+            index.delete_ref_doc("anchor")
+            assert "anchor" not in {hit.node.ref_doc_id for hit in other.as_retriever(similarity_top_k=9).retrieve("anchor")}
+            with pytest.raises(StoreLockedError):
+                other.delete_ref_doc("boat")
 
     def test_preset_of_another_name(self, index, folder):
         with pytest.raises(SpaceError, match="made with preset 'tiny', not 'other'"):

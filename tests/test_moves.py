@@ -96,8 +96,10 @@ def test_an_interrupted_change_leaves_no_orphans(index, make, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
+    from llama_index_mm.stores.rows import Changes
+
     with monkeypatch.context() as patch:
-        patch.setattr(index.store, "_drop", stop)
+        patch.setattr(Changes, "drop", stop)
         with pytest.raises(KeyboardInterrupt):
             index.ingest(path)
     index.ingest(path)

@@ -118,10 +118,18 @@ def store_facts(store: MediaStore) -> dict[str, Any]:
         "preset": store.meta("preset"),
         "nodes": store.counts(),
         "files": len(store.sources(status="indexed")),
-        "spaces": {name: {"dimension": size, "fingerprint": mark} for name, (size, mark) in store.spaces().items()},
+        "spaces": {name: one._asdict() for name, one in store.spaces().items()},
         "vectors": [
-            {"space": space, "modality": modality, "count": count, "index": "exact inner product (FAISS IndexFlatIP)"}
-            for (space, modality), count in store.partitions().items()
+            {
+                "space": one.space,
+                "modality": one.modality,
+                "count": one.vectors,
+                "index": str(one),
+                "not_in_files": one.pending,
+                "file_bytes": one.file_bytes,
+                "approximate": asdict(one.approximate) if one.approximate else None,
+            }
+            for one in store.statistics()
         ],
         "not_taken": [{"path": one.path, "reason": one.reason} for one in store.sources(status="failed")],
     }

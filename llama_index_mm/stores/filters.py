@@ -9,14 +9,14 @@ between a number and a text), the node does not match, and so matches ``nin``.
 import json
 import math
 import sqlite3
-import sys
 from typing import Any
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from llama_index_mm.errors import FilterError
+from llama_index_mm.stores.facts import LIST, NUMBER, TEXT, as_number, as_text
 
-__all__ = ["Clause", "compile_filters", "filterable", "register_functions"]
+__all__ = ["Clause", "compile_filters", "register_functions"]
 
 Clause = tuple[str, list[Any]]
 
@@ -37,9 +37,11 @@ _SAME = (
     "WHEN e.type = 'array' THEN mm_same(e.value, w.value) ELSE e.type = 'null' END"
 )
 _FOUND = (  # Python's "wanted in stored": member of a list, or part of a text
-    f"CASE WHEN m.type = 'array' THEN EXISTS (SELECT 1 FROM json_each(m.value) AS e WHERE {_SAME}) "  # noqa: S608 - constants
-    "WHEN m.type = 'text' AND w.type = 'text' THEN instr(m.value, w.value) > 0 ELSE 0 END"
+    f"CASE WHEN m.kind = {LIST} THEN EXISTS (SELECT 1 FROM json_each(m.value) AS e WHERE {_SAME}) "
+    f"WHEN m.kind = {TEXT} AND w.type = 'text' THEN instr(m.value, w.value) > 0 ELSE 0 END"
 )
+# Names that SimpleVectorStore puts into the metadata of every node.
+_OF_THE_NODE = dict.fromkeys(("document_id", "doc_id", "ref_doc_id"), "coalesce(ref_doc_id, 'None')") | {"_node_type": "class"}
 _MEMBER = "{}EXISTS (SELECT 1 FROM json_each(?) AS w WHERE {})"
 
 
@@ -47,15 +49,7 @@ def register_functions(database: sqlite3.Connection) -> None:
     """Give a connection the functions that the conditions call."""
     database.create_function("mm_lower", 1, lambda text: str(text).lower(), deterministic=True)
     database.create_function("mm_same", 2, lambda a, b: json.loads(a) == json.loads(b), deterministic=True)
-
-
-def filterable(body: str) -> str:
-    """Metadata of a serialised node as strict JSON, which Python's is not.
-
-    NaN becomes an empty object, which like NaN equals nothing, and infinity the largest number.
-    """
-    stand_ins: dict[str, Any] = {"NaN": {}, "Infinity": sys.float_info.max, "-Infinity": -sys.float_info.max}
-    return json.dumps(json.loads(body, parse_constant=stand_ins.get)["metadata"])
+    database.create_function("mm_number", 1, json.loads, deterministic=True)  # SQLite may read a number one bit off
 
 
 def compile_filters(filters: MetadataFilters | None, *, depth: int = 0) -> Clause | None:
@@ -90,44 +84,47 @@ def compile_filters(filters: MetadataFilters | None, *, depth: int = 0) -> Claus
 
 
 def _compile(one: MetadataFilter) -> Clause:
-    # A path parameter can't hold a quote in the key, so the key is found by comparison in json_each instead.
-    inside = "FROM json_each(nodes.metadata) AS m WHERE m.key = ? AND m.type != 'null'"
     operator, key, value = one.operator, one.key, one.value
+    source, given = "facts AS m WHERE m.name = (SELECT id FROM names WHERE name = ?)", [as_text(key)]
+    if key in _OF_THE_NODE:
+        source, given = f"(SELECT seq, {TEXT} AS kind, {_OF_THE_NODE[key]} AS value FROM nodes) AS m WHERE 1", []
     if operator == FilterOperator.IS_EMPTY:
-        empty = "(m.type = 'text' AND m.value = '') OR (m.type = 'array' AND m.value = '[]')"
-        return f"NOT EXISTS (SELECT 1 {inside} AND NOT ({empty}))", [key]
+        empty = f"(m.kind = {TEXT} AND m.value = '') OR (m.kind = {LIST} AND m.value = '[]')"
+        return f"nodes.seq NOT IN (SELECT m.seq FROM {source} AND NOT ({empty}))", given
+    tests = _tests(operator, key, value)
+    choices = [f"SELECT m.seq FROM {source} AND {test}" for test, _ in tests]
     negated = operator in (FilterOperator.NE, FilterOperator.NIN)
-    test, values = _test(operator, key, value)
-    return f"{'NOT ' if negated else ''}EXISTS (SELECT 1 {inside} AND {test})", [key, *values]
+    clause = f"nodes.seq {'NOT ' if negated else ''}IN ({' UNION ALL '.join(choices)})"
+    return clause, [one for _, wanted in tests for one in (*given, *wanted)]
 
 
-def _test(operator: FilterOperator, key: str, value: Any) -> Clause:
-    """The test of a stored value ``m``; the one of the opposite for ``!=`` and ``nin``."""
+def _tests(operator: FilterOperator, key: str, value: Any) -> list[Clause]:
+    """Tests of a stored value ``m``, of which one must hold; those of the opposite for ``!=`` and ``nin``."""
     if operator in (FilterOperator.EQ, FilterOperator.NE):
         if isinstance(value, list):
-            return "CASE WHEN m.type = 'array' THEN mm_same(m.value, ?) ELSE 0 END", [_to_json(key, value)]
+            return [(f"m.kind = {LIST} AND mm_same(m.value, ?)", [_to_json(key, value)])]
         return _among(key, [value])
     if operator in (FilterOperator.IN, FilterOperator.NIN):
         if isinstance(value, str):  # Python's "in" on a text: the stored text is part of the value
-            return "(m.type = 'text' AND instr(?, m.value) > 0)", [value]
+            return [(f"m.kind = {TEXT} AND instr(?, m.value) > 0", [as_text(value)])]
         return _among(key, _items(operator, key, value))
     if operator in _COMPARISONS:
-        kinds = "('text')" if isinstance(value, str) else _NUMBERS
         if not isinstance(value, str | int | float):
             raise FilterError(f"Operator {operator.value!r} on {key!r} needs a number or a text, got {value!r}.")
-        wanted = f"(SELECT w.value FROM json_each(?) AS w WHERE w.type IN {kinds})"  # noqa: S608 - kinds is a constant
-        return f"(m.type IN {kinds} AND m.value {_COMPARISONS[operator]} {wanted})", [_to_json(key, [value])]
+        if isinstance(value, str):
+            return [(f"m.kind = {TEXT} AND m.value {_COMPARISONS[operator]} ?", [as_text(value)])]
+        return [(f"m.kind = {NUMBER} AND m.value {_COMPARISONS[operator]} ?", [_bound(value)])]
     if operator == FilterOperator.CONTAINS:
-        return _MEMBER.format("", _FOUND), [_to_json(key, [value])]
+        return [(_MEMBER.format("", _FOUND), [_to_json(key, [value])])]
     if operator in (FilterOperator.ANY, FilterOperator.ALL):
         test = _MEMBER.format("", _FOUND) if operator == FilterOperator.ANY else _MEMBER.format("NOT ", f"NOT ({_FOUND})")
-        return test, [_to_json(key, _items(operator, key, value))]
+        return [(test, [_to_json(key, _items(operator, key, value))])]
     if operator in (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE):
         if not isinstance(value, str):
             raise FilterError(f"Operator {operator.value!r} on {key!r} needs a text, got {value!r}.")
         if operator == FilterOperator.TEXT_MATCH:
-            return "(m.type = 'text' AND instr(m.value, ?) > 0)", [value]
-        return "(m.type = 'text' AND instr(mm_lower(m.value), ?) > 0)", [value.lower()]
+            return [(f"m.kind = {TEXT} AND instr(m.value, ?) > 0", [as_text(value)])]
+        return [(f"m.kind = {TEXT} AND instr(mm_lower(m.value), ?) > 0", [as_text(value.lower())])]
     raise FilterError(f"Unknown filter operator {operator!r} on {key!r}.")
 
 
@@ -137,12 +134,28 @@ def _items(operator: FilterOperator, key: str, value: Any) -> list[Any]:
     raise FilterError(f"Operator {operator.value!r} on {key!r} needs a list, got {value!r}.")
 
 
-def _among(key: str, values: list[Any]) -> Clause:
-    """Equal to one of some texts and numbers."""
-    wanted = "(SELECT w.value FROM json_each(?) AS w WHERE w.type IN {})"
-    texts, numbers = wanted.format("('text')"), wanted.format(_NUMBERS)
-    given = _to_json(key, values)
-    return f"(m.type = 'text' AND m.value IN {texts} OR m.type IN {_NUMBERS} AND m.value IN {numbers})", [given, given]
+def _among(key: str, values: list[Any]) -> list[Clause]:
+    """Equal to one of some texts and numbers: one test a kind, so that each can use the index."""
+    for value in values:
+        _one_to_json(key, value)  # refuses what can't be stored
+    texts = [as_text(value) for value in values if isinstance(value, str)]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    tests: list[Clause] = []
+    if len(texts) == 1:
+        tests.append((f"m.kind = {TEXT} AND m.value = ?", texts))
+    elif texts:
+        tests.append((f"m.kind = {TEXT} AND m.value IN (SELECT value FROM json_each(?))", [json.dumps(texts)]))
+    if len(numbers) == 1:
+        tests.append((f"m.kind = {NUMBER} AND m.value = ?", [_bound(numbers[0])]))
+    elif numbers:
+        given = json.dumps([json.dumps(bound) for bound in map(_bound, numbers) if bound is not None])
+        tests.append((f"m.kind = {NUMBER} AND m.value IN (SELECT mm_number(value) FROM json_each(?))", [given]))
+    return tests
+
+
+def _bound(value: float) -> float | None:
+    """A number as a parameter; None, as which nothing compares, for NaN."""
+    return None if value != value else as_number(value)
 
 
 def _to_json(key: str, values: list[Any]) -> str:
@@ -154,7 +167,9 @@ def _one_to_json(key: str, value: Any) -> str:
         return "{}"  # equals nothing that can be stored
     if isinstance(value, float) and math.isinf(value):
         return "1e999" if value > 0 else "-1e999"
-    if value is None or isinstance(value, str | int | float | list):
+    if isinstance(value, str):
+        return json.dumps(as_text(value))
+    if value is None or isinstance(value, int | float | list):
         try:
             return json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:

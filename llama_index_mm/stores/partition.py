@@ -1,6 +1,7 @@
-"""The vectors of one (space, modality) in an exact FAISS index."""
+"""The vectors of one (space, modality) in memory, searched by FAISS."""
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -8,85 +9,170 @@ from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Vectors
 
-__all__ = ["Partition"]
+__all__ = ["BLOCK", "Approximate", "Block", "Ids", "Partition"]
 
 Ids = NDArray[np.int64]
-_SLACK = 1e-6  # more than FAISS's rounding of a similarity, relative to it
+BLOCK = 16_384  # rows; smaller blocks are merged as they come
+_SPARSE = 0.25  # share of a block's rows below which only these are read
+_SLACK = 2e-6  # more than the kernels' rounding, relative to the largest similarity
 
 
-class Partition:
-    """Inner-product search over unit vectors, exact.
+class Approximate(Protocol):
+    """An index that gives candidates out of a block faster than reading all of it."""
 
-    Args:
-        dimension: length of a vector.
-        revision: of the partition in the database that this index shows.
+    @property
+    def most(self) -> int:
+        """Results up to which its recall was measured."""
+
+    def candidates(self, query: Vectors, k: int, live: NDArray[np.bool_] | None) -> Ids:
+        """Rows of the block that probably hold the ``k`` nearest, of those that are live."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Vectors side by side. Never changed, so that a search can go on while others write.
+
+    Attributes:
+        ids: ascending, ``(n,)`` int64.
+        vectors: ``(n, d)`` float32, C-contiguous; may be a mapped file.
+        live: ``(n,)``, which rows still count; None if all do.
     """
 
-    def __init__(self, dimension: int, revision: int) -> None:
-        self.revision = revision
-        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimension))
-        self._ids: Ids | None = None
+    ids: Ids
+    vectors: Vectors
+    live: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return len(self.ids) if self.live is None else int(np.count_nonzero(self.live))
+
+    def rows(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where ids are: ``(m,)`` rows, and ``(m,)`` whether they are here and live."""
+        rows = np.minimum(np.searchsorted(self.ids, ids), max(len(self.ids) - 1, 0))
+        here = self.ids[rows] == ids if len(self.ids) else np.zeros(len(ids), bool)
+        if self.live is not None and len(self.ids):
+            here &= self.live[rows]
+        return rows, here
+
+    def without(self, ids: Ids) -> "Block":
+        """The block when these ids are gone."""
+        rows, here = self.rows(ids)
+        if not here.any():
+            return self
+        live = np.ones(len(self.ids), bool) if self.live is None else self.live.copy()
+        live[rows[here]] = False
+        return replace(self, live=live)
+
+    def packed(self) -> "Block":
+        """The block without rows that no longer count."""
+        return self if self.live is None else Block(self.ids[self.live], self.vectors[self.live])
+
+    def scores(self, query: Vectors, rows: NDArray[np.int64] | None = None) -> Vectors:
+        """Inner products with all rows, or with some: ``(n,)`` float32."""
+        # Over all rows FAISS, like BLAS, may round equal ones differently by their place; over some it takes each by itself.
+        out = np.empty(len(self.ids) if rows is None else len(rows), np.float32)
+        kernels: Any = faiss
+        size = self.vectors.shape[1]
+        to, by, among = (faiss.swig_ptr(array) for array in (out, query, self.vectors)) if len(out) else (None, None, None)
+        if rows is None and len(out):
+            kernels.fvec_inner_products_ny(to, by, among, size, len(out))
+        elif len(out):
+            rows = np.ascontiguousarray(rows)
+            kernels.fvec_inner_products_by_idx(to, by, among, faiss.swig_ptr(rows), size, 1, len(rows))
+        return out
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Inner-product search over some blocks.
+
+    Attributes:
+        dimension: length of a vector.
+        change: number of the last change in the database that these blocks show.
+        blocks: disjoint in their live ids.
+        approximate: over the first block.
+    """
+
+    dimension: int
+    change: int = 0
+    blocks: tuple[Block, ...] = ()
+    approximate: Approximate | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.blocks))
 
     @property
     def ids(self) -> Ids:
         """All ids, ascending: ``(n,)`` int64."""
-        if self._ids is None:
-            self._ids = np.sort(faiss.vector_to_array(self._index.id_map))
-        return self._ids
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *(block.packed().ids for block in self.blocks)]))
 
-    def add(self, ids: Ids, vectors: Vectors) -> None:
-        """Add ``(n, d)`` vectors under ids that are not there yet."""
-        self._index.add_with_ids(np.ascontiguousarray(vectors), ids)
-        self._ids = None
+    def changed(self, change: int, touched: Ids, ids: Ids, vectors: Vectors) -> "Partition":
+        """The partition after some changes.
 
-    def remove(self, ids: Ids) -> None:
-        """Take ids out; ids that are not there are passed over."""
-        self._index.remove_ids(ids)
-        self._ids = None
+        Args:
+            change: the number of the last of them.
+            touched: ids that came, went or got another vector.
+            ids: those of them that are there now, ascending.
+            vectors: theirs, ``(len(ids), d)``.
+        """
+        blocks = [block.without(touched) for block in self.blocks]
+        kept = blocks[:1] if self.approximate is not None else []  # its rows are those that the approximate index knows
+        for block in blocks[len(kept) :]:
+            kept.append(block if 2 * len(block) > len(block.ids) or len(block.ids) > BLOCK else block.packed())
+        fresh = Block(ids, np.ascontiguousarray(vectors, np.float32))
+        least = 1 if self.approximate is not None else 0
+        while len(kept) > least and len(kept[-1].ids) <= 2 * len(fresh.ids) and len(kept[-1].ids) + len(fresh.ids) <= BLOCK:
+            last = kept.pop().packed()
+            joined = np.concatenate([last.ids, fresh.ids])
+            order = np.argsort(joined, kind="stable")
+            fresh = Block(joined[order], np.concatenate([last.vectors, fresh.vectors])[order])
+        blocks = [*kept, fresh] if len(fresh.ids) else kept
+        return replace(self, change=change, blocks=tuple(blocks))
 
-    def search(self, query: Vectors, k: int, among: Ids | None = None) -> tuple[Ids, Vectors]:
+    def search(self, query: Vectors, k: int, among: Ids | None = None, *, exact: bool = False) -> tuple[Ids, Vectors]:
         """Find the nearest.
 
         Args:
             query: ``(d,)`` float32.
             k: how many.
-            among: only these ids; None for all.
+            among: only these ids; None for all. Always exact.
+            exact: leave the approximate index aside.
 
         Returns:
             Ids and similarities, ``(min(k, matches),)`` each, best first; equal similarities by ascending id.
         """
-        if among is not None:
-            among = np.intersect1d(self.ids, among, assume_unique=False)
-        found = len(self) if among is None else len(among)
-        k = min(k, found)
         if k <= 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        query = np.ascontiguousarray(query, np.float32)
         if among is not None:
-            ids, similarities = among, self.similarities(query, among)
-        else:
-            ids, similarities = self._nearest(query, k)
-        order = np.lexsort((ids, -similarities))[:k]
-        return ids[order], similarities[order]
-
-    def _nearest(self, query: Vectors, k: int) -> tuple[Ids, Vectors]:
-        """At least the ``k`` nearest. Of a tie at the cut FAISS keeps the highest ids; here the whole tie is given."""
-        scores, labels = self._index.search(query[None], min(k + 1, len(self)))
-        if k < len(self) and scores[0, k] == scores[0, k - 1]:
-            tie = float(scores[0, k])
-            _, scores, labels = self._index.range_search(query[None], tie - _SLACK * max(1.0, abs(tie)))
-            return labels, scores
-        return labels[0], scores[0]
+            among = np.unique(among)
+        found: list[tuple[Ids, Vectors]] = []
+        for at, block in enumerate(self.blocks):
+            quick = self.approximate if at == 0 and among is None and not exact else None
+            found.append(_nearest(block, query, k, among, quick))
+        ids = np.concatenate([np.zeros(0, np.int64), *(some for some, _ in found)])
+        scores = np.concatenate([np.zeros(0, np.float32), *(some for _, some in found)])
+        if k < len(ids):
+            kept = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
+            ids, scores = ids[kept], scores[kept]
+        order = np.lexsort((ids, -scores))[:k]
+        return ids[order], scores[order]
 
     def similarities(self, query: Vectors, ids: Ids) -> Vectors:
         """Inner products of the query with these ids, ``(len(ids),)`` float32; NaN where an id is not here."""
         out = np.full(len(ids), np.nan, dtype=np.float32)
-        here = np.isin(ids, self.ids)
-        if here.any():
-            # Not "@": BLAS rounds equal rows differently by their place, and ties would be torn.
-            out[here] = np.einsum("ij,j->i", self._index.reconstruct_batch(ids[here]), query)
+        query = np.ascontiguousarray(query, np.float32)
+        for block in self.blocks:
+            rows, here = block.rows(ids)
+            if here.any():
+                out[here] = block.scores(query, rows[here])
+        return out
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """Vectors of ids that are here: ``(len(ids), d)``."""
+        out = np.zeros((len(ids), self.dimension), np.float32)
+        for block in self.blocks:
+            rows, here = block.rows(ids)
+            out[here] = block.vectors[rows[here]]
         return out
 
     def sample(self, size: int) -> Vectors:
@@ -94,5 +180,29 @@ class Partition:
         ids = self.ids
         if len(ids) > size:
             ids = ids[np.linspace(0, len(ids) - 1, size).astype(np.int64)]
-        vectors: Vectors = self._index.reconstruct_batch(ids) if len(ids) else np.zeros((0, self._index.d), np.float32)
-        return vectors
+        return self.vectors(ids)
+
+
+def _nearest(block: Block, query: Vectors, k: int, among: Ids | None, quick: Approximate | None) -> tuple[Ids, Vectors]:
+    """Ids and similarities of a block's rows that can be among the ``k`` nearest, of ties at the end all."""
+    rows = None
+    if quick is not None and k <= quick.most:
+        rows = quick.candidates(query, k, block.live)
+        if len(rows) < min(k, len(block)):
+            rows = None
+    live = block.live
+    if among is not None:
+        found, here = block.rows(among)
+        if np.count_nonzero(here) < _SPARSE * len(block.ids):
+            rows = found[here]
+        else:
+            live = np.zeros(len(block.ids), bool)
+            live[found[here]] = True
+    if rows is None:
+        scores = block.scores(query)
+        rows = np.arange(len(scores)) if live is None else np.flatnonzero(live)
+        scores = scores if live is None else scores[live]
+        if k < len(rows):
+            last = np.partition(scores, len(scores) - k)[len(scores) - k]
+            rows = rows[scores >= last - _SLACK * max(1.0, float(np.abs(scores).max()))]
+    return block.ids[rows], block.scores(query, rows)

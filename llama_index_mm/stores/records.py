@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llama_index.core.schema import BaseNode
 
 from llama_index_mm.embeddings.base import Vectors
 
-__all__ = ["Hit", "Record", "Source"]
+__all__ = ["Hit", "Record", "Source", "StoredSpace"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Hit:
 
     Attributes:
         seq: the node's number in this store.
-        similarity: inner product with the query, in [-1, 1].
+        similarity: inner product with the query; in [-1, 1] where vectors are of unit length.
     """
 
     seq: int
@@ -48,3 +49,17 @@ class Source:
     status: str
     reason: str = ""
     document_id: str | None = None
+
+
+class StoredSpace(NamedTuple):
+    """What a store knows of an embedding space.
+
+    Attributes:
+        dimension: length of a vector.
+        fingerprint: of its encoders; vectors and queries of another one are refused.
+        normalize: whether vectors and queries are scaled to unit length.
+    """
+
+    dimension: int
+    fingerprint: str
+    normalize: bool = True

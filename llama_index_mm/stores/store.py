@@ -1,10 +1,9 @@
 """The store of an index: one folder, SQLite for what is true, FAISS for what is fast."""
 
 import json
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,27 +15,37 @@ from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.errors import SpaceError, StoreError
-from llama_index_mm.media import MODALITIES, digest_bytes
-from llama_index_mm.media.files import INDEX_FILE
-from llama_index_mm.nodes import modality_of_node, moved, node_from_json, node_to_json
-from llama_index_mm.stores.filters import compile_filters, filterable, register_functions
-from llama_index_mm.stores.partition import Partition
-from llama_index_mm.stores.records import Hit, Record, Source
-from llama_index_mm.stores.schema import SCHEMA, VERSION
+from llama_index_mm.media import MODALITIES
+from llama_index_mm.nodes import modality_of_node, moved
+from llama_index_mm.stores import maintenance
+from llama_index_mm.stores.approximate import ApproximateFacts
+from llama_index_mm.stores.database import Database
+from llama_index_mm.stores.facts import delete_facts, insert_facts, row_digest
+from llama_index_mm.stores.filters import compile_filters
+from llama_index_mm.stores.media_folder import MediaFolder
+from llama_index_mm.stores.partitions import Partitions
+from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace
+from llama_index_mm.stores.rows import Changes, Row, chunks
+from llama_index_mm.stores.schema import SEQ_BITS
 
 __all__ = ["MediaStore"]
 
-_MEDIA = "media"
-_OWN = "mm-own-media://"  # stands for that folder in stored nodes
-_BATCH = 500  # values in one SQL list
-_NORM_TOLERANCE = 1e-3
+logger = logging.getLogger(__name__)
+
+_UNIT = 1e-6  # a vector whose length is this near to 1 is left as it is
+_APPROXIMATE_ABOVE = 500_000  # vectors; reading all of them takes a tenth of a second
+_RECALL = 0.99
 
 
 class MediaStore:
     """Nodes, their vectors in several spaces, and the files that they come from.
 
-    Every change is one transaction: after a crash it is there whole or not at all. FAISS indexes are built from SQLite when
-    they are first searched and again when another process has changed their partition.
+    Every change is one transaction: after a crash it is there whole or not at all. FAISS indexes are derived. They are loaded
+    when they are first searched, and follow whatever changes, here or in another process. One handle may write, and keeps that
+    right from its first change until it is closed; any number may read, in threads and processes.
+
+    Searches are exact. A (space, modality) of more vectors than ``approximate_above`` gets an approximate index when its files
+    are written, if one reaches ``recall`` on the vectors themselves; `statistics` tells what was measured.
 
     Attributes:
         folder: where it is.
@@ -45,58 +54,39 @@ class MediaStore:
     Args:
         folder: made if it is missing.
         create: whether to start a new store where there is none.
+        approximate_above: number of vectors above which a search may be approximate; None for never.
+        recall: share of the true nearest that an approximate index must find, in (0, 1].
 
     Raises:
-        StoreError: there is no store, it is damaged, or of another version.
+        StoreError: there is no store, it is damaged, or of a version that can't be read.
+        StoreLockedError: it is of an older version, and somebody else is writing, so that it can't be brought up to date.
     """
 
-    def __init__(self, folder: Path | str, *, create: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        create: bool = True,
+        approximate_above: int | None = _APPROXIMATE_ABOVE,
+        recall: float = _RECALL,
+    ) -> None:
         self.folder = Path(folder)
-        self._lock = threading.RLock()
-        self._partitions: dict[tuple[str, str], Partition] = {}
         self.temporary: TemporaryDirectory[str] | None = None
-        path = self.folder / INDEX_FILE
-        if not path.is_file() and not create:
-            raise StoreError(f"There is no index in {self.folder} (no {INDEX_FILE}). Make one with: llama-index-mm ingest")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise StoreError(f"{path} can't be opened as a store: {error}. Is the folder writable?") from error
-        try:
-            version = self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            if "locked" in str(error) or "readonly" in str(error):
-                raise StoreError(
-                    f"{path} can't be opened now: {error}. Is another process writing, or is it read-only?"
-                ) from error
-            raise StoreError(f"{path} can't be opened as a store: {error}. Restore it from a copy, or index again.") from error
-        if version != str(VERSION):
-            self._db.close()
-            raise StoreError(f"{path} is a store of version {version}; this package reads version {VERSION}. Index again.")
-
-    def _prepare(self) -> str | None:
-        """Set the connection up and make the tables of a new store; give the version."""
-        register_functions(self._db)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        if self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            return self.meta("version")
-        with self._writing():
-            if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():  # nobody came first
-                for statement in SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO meta VALUES ('version', ?)", [str(VERSION)])
-        return self.meta("version")
+        self._database = Database(self.folder, create=create)
+        self._media = MediaFolder(self.folder)
+        self._partitions = Partitions(self._database, self.folder, approximate_above=approximate_above, recall=recall)
 
     def close(self) -> None:
-        """Close the database; the store can't be used any more."""
-        with self._lock:
-            self._db.close()
-            self._partitions.clear()
-            if self.temporary is not None:
-                self.temporary.cleanup()
+        """Close the store; it can't be used any more. What was written through it goes into FAISS files first."""
+        if self._database.is_writer and self.temporary is None:
+            try:
+                self.checkpoint()
+            except StoreError as error:
+                logger.warning("%s", error)
+        self._database.close()
+        self._partitions.unload()
+        if self.temporary is not None:
+            self.temporary.cleanup()
 
     def __enter__(self) -> "MediaStore":
         return self
@@ -104,53 +94,59 @@ class MediaStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction, alone."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # SQLite may have rolled back by itself, when the disk is full for one
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
-
     # -- what the index says of itself ------------------------------------------------------------------------------
 
     def meta(self, key: str) -> str | None:
         """Read an entry of the store's own notes."""
-        rows = self._read("SELECT value FROM meta WHERE key = ?", [key])
+        rows = self._database.read("SELECT value FROM meta WHERE key = ?", [key])
         return rows[0][0] if rows else None
 
     def set_meta(self, key: str, value: str) -> None:
         """Write an entry of the store's own notes."""
-        with self._writing():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
+        with self._database.writing() as database:
+            database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
 
-    def spaces(self) -> dict[str, tuple[int, str]]:
-        """Dimension and fingerprint of every space."""
-        return {name: (dimension, mark) for name, dimension, mark in self._read("SELECT * FROM spaces ORDER BY name")}
+    @property
+    def identity(self) -> str:
+        """By which the store is known, wherever it is moved: 16 hexadecimal digits."""
+        if (known := self.meta("identity")) is None:
+            self.set_meta("identity", known := uuid.uuid4().hex[:16])
+        return known
 
-    def declare_space(self, name: str, dimension: int, fingerprint: str) -> None:
+    def spaces(self) -> dict[str, StoredSpace]:
+        """What is known of every space."""
+        rows = self._database.read("SELECT name, dimension, fingerprint, normalize FROM spaces ORDER BY name")
+        return {name: StoredSpace(dimension, mark, bool(normalize)) for name, dimension, mark, normalize in rows}
+
+    def declare_space(self, name: str, dimension: int, fingerprint: str, *, normalize: bool = True) -> None:
         """Add a space, or check that the one of this name is the same.
+
+        Args:
+            name: of the space.
+            dimension: length of a vector.
+            fingerprint: of its encoders.
+            normalize: whether vectors and queries are scaled to unit length.
 
         Raises:
             SpaceError: the store holds vectors of another dimension or fingerprint under this name.
         """
+        wanted = StoredSpace(dimension, fingerprint, normalize)
+        if dimension < 1:
+            raise SpaceError(f"Expected a dimension of at least 1 for space {name!r}, got {dimension}.")
         if name not in self.spaces():
-            with self._writing():  # another process may come first
-                self._db.execute("INSERT OR IGNORE INTO spaces VALUES (?, ?, ?)", [name, dimension, fingerprint])
+            with self._database.writing() as database:  # another thread may come first
+                database.execute("INSERT OR IGNORE INTO spaces VALUES (?, ?, ?, ?)", [name, *wanted])
         known = self.spaces()[name]
-        if known != (dimension, fingerprint):
+        if known[:2] != wanted[:2]:
             raise SpaceError(
-                f"Space {name!r} of {self.folder} was made with fingerprint {known[1]} ({known[0]} dimensions); the encoders "
-                f"at hand have {fingerprint} ({dimension}). Open it with the preset that it was made with, or index again."
+                f"Space {name!r} of {self.folder} was made with fingerprint {known.fingerprint} ({known.dimension} "
+                f"dimensions); the encoders at hand have {fingerprint} ({dimension}). Open it with the preset that it was made "
+                "with, or index again."
+            )
+        if known.normalize != normalize:
+            raise SpaceError(
+                f"Space {name!r} of {self.folder} was made with normalize={known.normalize}, not {normalize}; that can't "
+                "change."
             )
 
     def media_path(self, data: bytes, suffix: str) -> Path:
@@ -160,135 +156,84 @@ class MediaStore:
             data: content of the file.
             suffix: ending of its name, with the dot.
         """
-        digest = digest_bytes(data)
-        path = self.folder.resolve() / _MEDIA / digest[:2] / f"{digest}{suffix}"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".part{threading.get_ident()}")
-            part.write_bytes(data)
-            part.replace(path)
-        return path
-
-    def _pack(self, node: BaseNode) -> str:
-        """A node as JSON, in which files of the store's own folder stay with the store when that is moved."""
-        return node_to_json(node).replace(self._own_files(), _OWN)
-
-    def _unpack(self, body: str, class_name: str) -> BaseNode:
-        return node_from_json(body.replace(_OWN, self._own_files()), class_name)
-
-    def _own_files(self) -> str:
-        """Path of the media folder as it stands in JSON, with a slash behind it."""
-        return json.dumps(str((self.folder / _MEDIA).resolve()) + "/")[1:-1]
+        return self._media.keep(data, suffix)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def add(self, records: Sequence[Record], sources: Sequence[Source] = (), replacing: Sequence[str] = ()) -> None:
         """Add nodes, in one transaction; a node with an id that is there already replaces the old one.
 
+        The old one's vectors in spaces that ``records`` does not name are kept while text, media and metadata are the same.
+
         Args:
-            records: nodes with their vectors, which must be of unit length.
+            records: nodes with their vectors.
             sources: files to note in the same transaction.
             replacing: ids of documents whose nodes go in the same transaction.
 
         Raises:
-            SpaceError: a vector of an unknown space or of the wrong shape, not finite or not of unit length.
-            StoreError: an id that comes twice in ``records``.
+            SpaceError: a vector of an unknown space or of the wrong shape, not finite or of length 0.
+            StoreError: an id that comes twice in ``records``; the disk is full. Nothing is changed then.
+            StoreLockedError: somebody else is writing.
         """
-        self._check(records)
-        with self._writing():
-            old = self._seqs("node_id", [record.node.node_id for record in records]) + self._seqs("ref_doc_id", replacing)
-            gone = self._drop(list(dict.fromkeys(old)))
-            fresh: dict[tuple[str, str], tuple[list[int], list[Vectors]]] = {}
-            for record in records:
-                node, modality = record.node, modality_of_node(record.node)
-                body = self._pack(node)
-                row = [node.node_id, node.ref_doc_id, modality, node.class_name(), filterable(body), body]
-                seq = self._db.execute(
-                    "INSERT INTO nodes (node_id, ref_doc_id, modality, class, metadata, body) VALUES (?, ?, ?, ?, ?, ?)", row
-                ).lastrowid
-                for space, vector in record.vectors.items():
-                    seqs, vectors = fresh.setdefault((space, modality), ([], []))
-                    seqs.append(int(seq or 0))
-                    vectors.append(np.ascontiguousarray(vector, dtype=np.float32))
-            for (space, of), (seqs, vectors) in fresh.items():
-                rows = [(space, of, seq, vector.tobytes()) for seq, vector in zip(seqs, vectors, strict=True)]
-                self._db.executemany("INSERT INTO vectors VALUES (?, ?, ?, ?)", rows)
-            before = self._touch([*gone, *fresh])
-            self._note(sources)
-        self._follow(before, gone, fresh)
+        rows = self._rows(records)
+        with self._database.writing() as database:
+            changes = Changes(database, self._meaning)
+            coming = {row.node_id for row in rows}
+            old = self._database_nodes(changes, replacing)
+            changes.drop([seq for seq, node_id in old if node_id not in coming])
+            changes.put(rows)
+            self._note(database, sources)
+            changes.finish()
+        self._partitions.follow({number: len(seqs) for number, seqs in changes.touched.items()})
 
-    def _follow(
-        self,
-        before: Mapping[tuple[str, str], int],
-        gone: Mapping[tuple[str, str], Sequence[int]],
-        fresh: Mapping[tuple[str, str], tuple[Sequence[int], Sequence[Vectors]]],
-    ) -> None:
-        """Bring the FAISS indexes in memory to where the database is after a change."""
-        with self._lock:
-            for key, revision in before.items():
-                partition = self._partitions.get(key)
-                if partition is None or partition.revision != revision:
-                    continue  # never loaded, or changed by another process: built anew at the next search
-                if key in gone:
-                    partition.remove(np.asarray(gone[key], dtype=np.int64))
-                if key in fresh:
-                    partition.add(np.asarray(fresh[key][0], dtype=np.int64), np.stack(fresh[key][1]))
-                partition.revision = revision + 1
+    @staticmethod
+    def _database_nodes(changes: Changes, documents: Sequence[str]) -> list[tuple[int, str]]:
+        """Number and id of the nodes of some documents."""
+        sql = "SELECT seq, node_id FROM nodes WHERE ref_doc_id IN (SELECT value FROM json_each(?))"
+        return changes.database.execute(sql, [json.dumps(list(documents))]).fetchall() if documents else []
 
-    def _check(self, records: Sequence[Record]) -> None:
+    def _meaning(self, body: str, class_name: str) -> str:
+        return self._media.unpack(body, class_name).hash
+
+    def _rows(self, records: Sequence[Record]) -> list[Row]:
+        """Records, checked and ready to be written."""
         ids = [record.node.node_id for record in records]
         if len(set(ids)) != len(ids):
             twice = sorted({one for one in ids if ids.count(one) > 1})[:3]
             raise StoreError(f"Node ids must not repeat within one call of add; these do: {', '.join(twice)}.")
         spaces = self.spaces()
+        rows = []
         for record in records:
-            for space, vector in record.vectors.items():
-                if space not in spaces:
-                    raise SpaceError(f"Space {space!r} is not declared in this store; it has {sorted(spaces)}.")
-                if vector.shape != (spaces[space][0],):
-                    raise SpaceError(
-                        f"Node {record.node.node_id}: expected a vector of shape ({spaces[space][0]},) for space {space!r}, "
-                        f"got {vector.shape}."
-                    )
-                norm = float(np.linalg.norm(vector))
-                if not abs(norm - 1) < _NORM_TOLERANCE:  # also catches NaN
-                    raise SpaceError(
-                        f"Node {record.node.node_id}: the vector for space {space!r} has length {norm:g}; expected 1."
-                    )
+            node = record.node
+            vectors = {
+                name: self._scaled(vector, name, spaces, f"Node {node.node_id}").tobytes()
+                for name, vector in record.vectors.items()
+            }
+            body = self._media.pack(node)
+            rows.append(Row(node.node_id, node.ref_doc_id, modality_of_node(node), node.class_name(), body, node.hash, vectors))
+        return rows
 
-    def _seqs(self, column: str, values: Sequence[str]) -> list[int]:
-        """Numbers of the nodes whose ``node_id`` or ``ref_doc_id`` is among ``values``."""
-        found: list[int] = []
-        for at in range(0, len(values), _BATCH):
-            part = values[at : at + _BATCH]
-            marks = ",".join("?" * len(part))
-            sql = f"SELECT seq FROM nodes WHERE {column} IN ({marks})"  # noqa: S608 - column is one of two constants
-            found += [row[0] for row in self._read(sql, part)]
-        return found
+    def _scaled(self, vector: Vectors, name: str, spaces: Mapping[str, StoredSpace], whose: str) -> Vectors:
+        """A vector as float32, of unit length where the space wants that.
 
-    def _drop(self, seqs: Sequence[int]) -> dict[tuple[str, str], list[int]]:
-        """Delete nodes within a transaction; give what was taken from which partition."""
-        gone: dict[tuple[str, str], list[int]] = {}
-        for seq in seqs:
-            for space, modality in self._read("SELECT space, modality FROM vectors WHERE seq = ?", [seq]):
-                gone.setdefault((space, modality), []).append(seq)
-        self._db.executemany("DELETE FROM vectors WHERE seq = ?", [(seq,) for seq in seqs])
-        self._db.executemany("DELETE FROM nodes WHERE seq = ?", [(seq,) for seq in seqs])
-        return gone
-
-    def _touch(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """Count up the revision of partitions within a transaction; give the revisions before."""
-        before = {}
-        for space, modality in set(keys):
-            before[space, modality] = self._revision(space, modality)
-            self._db.execute(
-                "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?)", [space, modality, before[space, modality] + 1]
+        Raises:
+            SpaceError: the space is unknown, or the vector is of another shape, not finite or of length 0.
+        """
+        if name not in spaces:
+            raise SpaceError(f"Space {name!r} is not declared in this store; it has {sorted(spaces)}.")
+        vector = np.asarray(vector, np.float32)
+        if vector.shape != (spaces[name].dimension,):
+            raise SpaceError(
+                f"{whose}: expected a vector of shape ({spaces[name].dimension},) for space {name!r}, got {vector.shape}."
             )
-        return before
-
-    def _revision(self, space: str, modality: str) -> int:
-        rows = self._read("SELECT revision FROM partitions WHERE space = ? AND modality = ?", [space, modality])
-        return int(rows[0][0]) if rows else 0
+        length = float(np.sqrt(np.dot(vector, vector)))
+        if not 1e-18 < length < 1e18:  # float32's squares end there; also catches NaN
+            length = float(np.linalg.norm(vector.astype(np.float64)))
+        if not 0 < length < np.inf:
+            raise SpaceError(f"{whose}: the vector for space {name!r} has length {length:g}; expected a finite one above 0.")
+        if not spaces[name].normalize or abs(length - 1) <= _UNIT:
+            return np.ascontiguousarray(vector)
+        return np.ascontiguousarray((vector.astype(np.float64) / length).astype(np.float32))
 
     def delete(self, *, node_ids: Sequence[str] = (), ref_doc_ids: Sequence[str] = ()) -> int:
         """Delete nodes by their ids or by their documents'; unknown ids are passed over.
@@ -296,44 +241,76 @@ class MediaStore:
         Returns:
             How many nodes were deleted.
         """
-        with self._writing():
-            seqs = list(dict.fromkeys(self._seqs("node_id", node_ids) + self._seqs("ref_doc_id", ref_doc_ids)))
-            gone = self._drop(seqs)
-            before = self._touch(gone)
-            self._db.executemany("DELETE FROM sources WHERE document_id = ?", [(one,) for one in ref_doc_ids])
-        self._follow(before, gone, {})
+        with self._database.writing() as database:
+            changes = Changes(database, self._meaning)
+            seqs = list(dict.fromkeys(changes.seqs("node_id", node_ids) + changes.seqs("ref_doc_id", ref_doc_ids)))
+            changes.drop(seqs)
+            database.executemany("DELETE FROM sources WHERE document_id = ?", [(one,) for one in ref_doc_ids])
+            changes.finish()
         return len(seqs)
+
+    def delete_from(self, space: str, seqs: Sequence[int] | NDArray[np.int64]) -> int:
+        """Take nodes out of one space; a node that is in no other space is deleted.
+
+        Args:
+            space: name of the space.
+            seqs: numbers of nodes, as `find` gives them.
+
+        Returns:
+            How many were in the space.
+        """
+        with self._database.writing() as database:
+            changes = Changes(database, self._meaning)
+            count = changes.drop_from(space, [int(seq) for seq in seqs])
+            changes.finish()
+        return count
+
+    def clear(self) -> None:
+        """Delete all nodes, and forget all files; spaces stay declared."""
+        with self._database.writing() as database:
+            changes = Changes(database, self._meaning)
+            changes.drop([seq for (seq,) in database.execute("SELECT seq FROM nodes")])
+            database.execute("DELETE FROM sources")
+            changes.finish()
 
     # -- files ------------------------------------------------------------------------------------------------------
 
-    def _note(self, sources: Sequence[Source]) -> None:
+    @staticmethod
+    def _note(database: Any, sources: Sequence[Source]) -> None:
         rows = [(one.path, one.document_id, one.digest, one.status, one.reason) for one in sources]
-        self._db.executemany("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)", rows)
+        database.executemany("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?)", rows)
 
     def release(self, path: str) -> None:
         """Forget a file. The nodes of its document go with it, unless another file holds the same: then they point there."""
-        with self._writing():
+        with self._database.writing() as database:
             note = self.source(path)
-            self._db.execute("DELETE FROM sources WHERE path = ?", [path])
+            database.execute("DELETE FROM sources WHERE path = ?", [path])
             if note is None or note.document_id is None:
                 return
-            seqs = self._seqs("ref_doc_id", [note.document_id])
-            others = self.sources(document_id=note.document_id)
-            gone = {} if others else self._drop(seqs)
-            before = self._touch(gone)
+            changes = Changes(database, self._meaning)
+            seqs = changes.seqs("ref_doc_id", [note.document_id])
+            others = [one for one in self.sources(document_id=note.document_id) if one.path != path]
+            if not others:
+                changes.drop(seqs)
             for seq, node in self.nodes(seqs).items() if others else ():
-                body = self._pack(moved(node, Path(others[0].path)))
-                self._db.execute("UPDATE nodes SET body = ?, metadata = ? WHERE seq = ?", [body, filterable(body), seq])
-        self._follow(before, gone, {})
+                self._rewrite(database, seq, self._media.pack(node), self._media.pack(moved(node, Path(others[0].path))))
+            changes.finish()
+
+    @staticmethod
+    def _rewrite(database: Any, seq: int, old: str, new: str) -> None:
+        """Change what a node says of its file, under its number."""
+        delete_facts(database, [(seq, json.loads(old)["metadata"])])
+        insert_facts(database, [(seq, json.loads(new)["metadata"])])
+        database.execute("UPDATE nodes SET body = ?, digest = ? WHERE seq = ?", [new, row_digest(new.encode()), seq])
 
     def note_sources(self, sources: Sequence[Source]) -> None:
         """Note what became of files; an older note on the same path is replaced."""
-        with self._writing():
-            self._note(sources)
+        with self._database.writing() as database:
+            self._note(database, sources)
 
     def source(self, path: str) -> Source | None:
         """Give the note on a file."""
-        rows = self._read("SELECT path, digest, status, reason, document_id FROM sources WHERE path = ?", [path])
+        rows = self._database.read("SELECT path, digest, status, reason, document_id FROM sources WHERE path = ?", [path])
         return Source(*rows[0]) if rows else None
 
     def sources(self, *, document_id: str | None = None, status: str | None = None) -> list[Source]:
@@ -342,30 +319,29 @@ class MediaStore:
         given = [(name, value) for name, value in (("document_id", document_id), ("status", status)) if value is not None]
         if given:
             sql += " WHERE " + " AND ".join(f"{name} = ?" for name, _ in given)
-        return [Source(*row) for row in self._read(sql + " ORDER BY path", [value for _, value in given])]
+        return [Source(*row) for row in self._database.read(sql + " ORDER BY path", [value for _, value in given])]
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return int(self._read("SELECT count(*) FROM nodes")[0][0])
+        return int(self._database.read("SELECT count(*) FROM nodes")[0][0])
 
     def counts(self) -> dict[str, int]:
         """How many nodes there are of each modality."""
-        found = dict(self._read("SELECT modality, count(*) FROM nodes GROUP BY modality"))
+        found = dict(self._database.read("SELECT modality, count(*) FROM nodes GROUP BY modality"))
         return {modality: found[modality] for modality in MODALITIES if modality in found}
 
     def partitions(self) -> dict[tuple[str, str], int]:
         """How many vectors there are in each (space, modality)."""
-        rows = self._read("SELECT space, modality, count(*) FROM vectors GROUP BY space, modality")
+        rows = self._database.read("SELECT space, modality, vectors FROM partitions WHERE vectors > 0")
         return {(space, modality): count for space, modality, count in rows}
 
     def nodes(self, seqs: Sequence[int]) -> dict[int, BaseNode]:
         """Give nodes by their numbers, each of the class that it was; numbers that are gone are left out."""
         found = {}
-        for at in range(0, len(seqs), _BATCH):
-            part = [int(seq) for seq in seqs[at : at + _BATCH]]
-            sql = f"SELECT seq, class, body FROM nodes WHERE seq IN ({','.join('?' * len(part))})"  # noqa: S608 - marks only
-            found.update({seq: self._unpack(body, name) for seq, name, body in self._read(sql, part)})
+        for part in chunks([int(seq) for seq in seqs]):
+            sql = f"SELECT seq, class, body FROM nodes WHERE seq IN ({','.join('?' * len(part))})"
+            found.update({seq: self._media.unpack(body, name) for seq, name, body in self._database.read(sql, part)})
         return found
 
     def find(
@@ -375,8 +351,16 @@ class MediaStore:
         ref_doc_ids: Sequence[str] | None = None,
         modalities: Sequence[str] | None = None,
         filters: MetadataFilters | None = None,
+        space: str | None = None,
     ) -> NDArray[np.int64]:
         """Give the numbers of the nodes that match everything given, ascending; None and [] restrict nothing.
+
+        Args:
+            node_ids: ids of nodes.
+            ref_doc_ids: ids of documents.
+            modalities: of the nodes.
+            filters: on metadata.
+            space: in which the nodes have a vector.
 
         Raises:
             FilterError: a filter that has no meaning.
@@ -384,31 +368,51 @@ class MediaStore:
         where, values = ["1"], list[Any]()
         for column, wanted in (("node_id", node_ids), ("ref_doc_id", ref_doc_ids), ("modality", modalities)):
             if wanted:
-                where.append(column + " IN (SELECT value FROM json_each(?))")  # noqa: S608 - column is a constant
+                where.append(column + " IN (SELECT value FROM json_each(?))")
                 values.append(json.dumps(list(wanted)))
         clause = compile_filters(filters)
         if clause is not None:
             where.append(f"({clause[0]})")
             values += clause[1]
-        sql = f"SELECT seq FROM nodes WHERE {' AND '.join(where)} ORDER BY seq"  # noqa: S608 - values are parameters
-        return np.array([row[0] for row in self._read(sql, values)], dtype=np.int64)
+        if space is not None:
+            where.append(
+                "EXISTS (SELECT 1 FROM partitions AS p JOIN vectors AS v "
+                f"ON v.key = (p.id << {SEQ_BITS} | nodes.seq) WHERE p.space = ? AND p.modality = nodes.modality)"
+            )
+            values.append(space)
+        sql = f"SELECT seq FROM nodes WHERE {' AND '.join(where)} ORDER BY seq"
+        return np.array([row[0] for row in self._database.read(sql, values)], dtype=np.int64)
 
-    def search(self, space: str, modality: str, query: Vectors, k: int, among: NDArray[np.int64] | None = None) -> list[Hit]:
-        """Find the nearest nodes of one modality in one space, exactly.
+    # -- searching --------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        space: str,
+        modality: str,
+        query: Vectors,
+        k: int,
+        among: NDArray[np.int64] | None = None,
+        *,
+        exact: bool = False,
+        fingerprint: str | None = None,
+    ) -> list[Hit]:
+        """Find the nearest nodes of one modality in one space.
 
         Args:
             space: name of the space.
             modality: of the nodes.
-            query: ``(d,)`` unit vector.
+            query: ``(d,)`` vector.
             k: how many; never fewer come back while there are that many.
-            among: numbers to choose from, as `find` gives them; None for all.
+            among: numbers to choose from, as `find` gives them; None for all. Always exact.
+            exact: read all vectors, even where there is an approximate index.
+            fingerprint: of the encoder that made the query; None if that is not known.
 
         Raises:
-            SpaceError: the space is unknown, or the query has another dimension or numbers that are not finite.
+            SpaceError: the space is unknown, or the query has another dimension or fingerprint, numbers that are not finite, or
+                length 0.
         """
-        vector = self._query(space, query)
-        with self._lock:
-            ids, similarities = self._partition(space, modality).search(vector, k, among)
+        vector = self._query(space, query, fingerprint)
+        ids, similarities = self._partitions.get(space, modality).search(vector, k, among, exact=exact)
         return [Hit(int(seq), float(value)) for seq, value in zip(ids, similarities, strict=True)]
 
     def similarities(self, space: str, modality: str, query: Vectors, seqs: Sequence[int]) -> Vectors:
@@ -418,8 +422,7 @@ class MediaStore:
             SpaceError: as in `search`.
         """
         vector = self._query(space, query)
-        with self._lock:
-            return self._partition(space, modality).similarities(vector, np.asarray(seqs, dtype=np.int64))
+        return self._partitions.get(space, modality).similarities(vector, np.asarray(seqs, dtype=np.int64))
 
     def sample(self, space: str, modality: str, size: int) -> Vectors:
         """At most ``size`` vectors of a partition, evenly spread: ``(m, d)``.
@@ -427,35 +430,78 @@ class MediaStore:
         Raises:
             SpaceError: the space is unknown.
         """
-        with self._lock:
-            return self._partition(space, modality).sample(size)
+        return self._partitions.get(space, modality).sample(size)
 
-    def _query(self, space: str, query: Vectors) -> Vectors:
-        """Check a query vector."""
-        dimension = self._dimension(space)
-        if query.shape != (dimension,):
-            raise SpaceError(f"Expected a query of shape ({dimension},) for space {space!r}, got {query.shape}.")
+    def vectors(self, space: str, modality: str, seqs: Sequence[int]) -> Vectors:
+        """Vectors of nodes, ``(n, d)``; zeros for a node that has none there."""
+        return self._partitions.get(space, modality).vectors(np.asarray(seqs, dtype=np.int64))
+
+    def _query(self, space: str, query: Vectors, fingerprint: str | None = None) -> Vectors:
+        """Check a query vector, and scale it where the space wants that."""
+        known = self.spaces()
+        if space not in known:
+            raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(known)}.")
+        if fingerprint is not None and fingerprint != known[space].fingerprint:
+            raise SpaceError(
+                f"The query was made with fingerprint {fingerprint}; the vectors of space {space!r} have "
+                f"{known[space].fingerprint}. Encode it with the model that the space was made with."
+            )
+        if query.shape != (known[space].dimension,):
+            raise SpaceError(f"Expected a query of shape ({known[space].dimension},) for space {space!r}, got {query.shape}.")
         if not np.isfinite(query).all():
             raise SpaceError(f"The query for space {space!r} has numbers that are not finite.")
-        return np.asarray(query, dtype=np.float32)
+        return self._scaled(query, space, known, "Query")
 
-    def _dimension(self, space: str) -> int:
-        spaces = self.spaces()
-        if space not in spaces:
-            raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(spaces)}.")
-        return spaces[space][0]
+    # -- care -------------------------------------------------------------------------------------------------------
 
-    def _partition(self, space: str, modality: str) -> Partition:
-        """The FAISS index of a partition, built or built anew if need be."""
-        revision = self._revision(space, modality)
-        partition = self._partitions.get((space, modality))
-        if partition is None or partition.revision != revision:
-            dimension = self._dimension(space)
-            partition = Partition(dimension, revision)
-            rows = self._read("SELECT seq, vector FROM vectors WHERE space = ? AND modality = ?", [space, modality])
-            if rows:
-                ids = np.array([row[0] for row in rows], dtype=np.int64)
-                vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float32).reshape(len(rows), dimension)
-                partition.add(ids, vectors)
-            self._partitions[space, modality] = partition
-        return partition
+    def checkpoint(self, *, everything: bool = False) -> None:
+        """Write FAISS files for partitions that changed much since theirs were written, so that opening is quick.
+
+        Nothing is lost without: the database is written at once, and a partition follows it when it is loaded.
+
+        Args:
+            everything: write those of every partition that changed at all.
+
+        Raises:
+            StoreError: the disk is full or fails; the older files are still good then.
+            StoreLockedError: somebody else is writing.
+        """
+        self._partitions.checkpoint(everything=everything)
+
+    def build_approximate(self, space: str, modality: str | None = None) -> dict[tuple[str, str], ApproximateFacts]:
+        """Build approximate indexes whatever the number of vectors; they are kept up from then on.
+
+        Args:
+            space: name of the space.
+            modality: of the nodes; None for each.
+
+        Returns:
+            What was measured, by space and modality. Where the recall was too low or nothing was gained, searches stay exact.
+        """
+        if space not in self.spaces():
+            raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(self.spaces())}.")
+        return self._partitions.approximate(space, modality)
+
+    def statistics(self) -> list[maintenance.PartitionStatistics]:
+        """Size and kind of index of every partition, with the recall measured for approximate ones."""
+        return maintenance.statistics(self._database, self._partitions)
+
+    def check(self) -> maintenance.CheckReport:
+        """Compare everything with everything: digests, counts, references, filters' rows, FAISS files, media files."""
+        return maintenance.check(self._database, self._partitions, self._media)
+
+    def repair(self) -> maintenance.CheckReport:
+        """Make all that is derived anew from the nodes and vectors in the database, and check again."""
+        maintenance.repair(self._database, self._partitions)
+        return self.check()
+
+    def compact(self) -> tuple[int, int]:
+        """Give back the space of what was deleted; gives the folder's size in bytes before and after.
+
+        Removes files in the store's media folder that no node points to.
+        """
+        return maintenance.compact(self._database, self._partitions, self._media)
+
+    def copy_to(self, folder: Path | str) -> None:
+        """Write a copy of the store, as it is at this moment, into an empty or missing folder."""
+        maintenance.copy(self._database, self._media, Path(folder))

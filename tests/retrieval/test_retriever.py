@@ -256,24 +256,23 @@ async def test_many_at_once(store, query):
     assert await asyncio.gather(*[made.aretrieve(query) for _ in range(6)]) == [expected] * 6
 
 
-async def test_the_event_loop_is_never_blocked(store):
-    """Another thread holds the store; the loop must go on, and can be the one that lets the store go."""
-    held, release = threading.Event(), threading.Event()
+async def test_the_event_loop_is_never_blocked(store, monkeypatch):
+    """The store takes its time; the loop must go on, and is the one that lets the store go."""
+    started, release = threading.Event(), threading.Event()
+    whole = store.search
 
-    def hold():
-        with store._lock:
-            held.set()
-            assert release.wait(30)
+    def slow(*args, **kwargs):
+        started.set()
+        assert release.wait(30)
+        return whole(*args, **kwargs)
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    held.wait()
+    monkeypatch.setattr(store, "search", slow)
     waiting = asyncio.create_task(retriever(store).aretrieve("goat"))
-    await asyncio.sleep(0.05)
+    while not started.is_set():
+        await asyncio.sleep(0.001)
     assert not waiting.done()
     release.set()
     assert len(await waiting) == 5
-    holder.join()
 
 
 # -- weights --------------------------------------------------------------------------------------------------------------

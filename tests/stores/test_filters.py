@@ -1,5 +1,6 @@
 """Our SQL against LlamaIndex's own filter function, and nested filters against a few lines of Python."""
 
+import json
 import math
 import sqlite3
 from functools import cache
@@ -13,7 +14,9 @@ from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from llama_index_mm.errors import FilterError
 from llama_index_mm.nodes import node_to_json
-from llama_index_mm.stores.filters import compile_filters, filterable, register_functions
+from llama_index_mm.stores.facts import insert_facts
+from llama_index_mm.stores.filters import compile_filters, register_functions
+from llama_index_mm.stores.schema import statements
 
 AND, OR, NOT = FilterCondition.AND, FilterCondition.OR, FilterCondition.NOT
 KEYS = ["a", "b", "it's", 'say "hi"', "x.y", "$.a", "größe", "日本", "tab\there", "", "[0]", "null"]
@@ -40,16 +43,20 @@ def database() -> sqlite3.Connection:
     """A table of nodes as the store has it, without what filters do not look at."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     register_functions(connection)
-    connection.execute("CREATE TABLE nodes (seq INTEGER PRIMARY KEY, metadata TEXT)")
+    for statement in statements():
+        connection.execute(statement)
     return connection
 
 
 def selected(filters, *every):
     """Which of some metadata the SQL lets pass."""
     condition, values = compile_filters(filters) or ("1", [])
-    rows = [(at, filterable(node_to_json(TextNode(metadata=one)))) for at, one in enumerate(every)]
+    entries = [(at, json.loads(node_to_json(TextNode(metadata=one)))["metadata"]) for at, one in enumerate(every)]
     database().execute("DELETE FROM nodes")
-    database().executemany("INSERT INTO nodes VALUES (?, ?)", rows)
+    database().execute("DELETE FROM facts")
+    rows = [(at, str(at), f"d{at}", "text", "TextNode", 0, "") for at in range(len(every))]
+    database().executemany("INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    insert_facts(database(), entries)
     return [row[0] for row in database().execute(f"SELECT seq FROM nodes WHERE {condition} ORDER BY seq", values)]
 
 
@@ -203,7 +210,7 @@ def test_many_values_in_one_filter(operator):
 def test_infinity_is_the_largest():
     every = [{"a": math.inf}, {"a": -math.inf}, {"a": 1e300}, {"a": math.nan}]
     assert selected(group(where("a", FilterOperator.GT, 1e301)), *every) == [0]
-    assert selected(group(where("a", FilterOperator.LT, math.inf)), *every) == [0, 1, 2]
+    assert selected(group(where("a", FilterOperator.LT, math.inf)), *every) == [1, 2]
     assert selected(group(where("a", FilterOperator.LT, -1e301)), *every) == [1]
     assert selected(group(where("a", FilterOperator.EQ, math.nan)), *every) == []
     assert selected(group(where("a", FilterOperator.ALL, [math.nan])), {"a": [None, math.nan]}) == []

@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_index_mm.embeddings.base import unit
-from llama_index_mm.stores.partition import Partition
+from llama_index_mm.stores.partition import BLOCK, Block, Partition
+
+NONE = np.zeros(0, np.int64)
 
 
 def filled(ids, vectors):
-    partition = Partition(vectors.shape[1], revision=0)
-    partition.add(np.asarray(ids, dtype=np.int64), vectors)
-    return partition
+    ids = np.asarray(ids, dtype=np.int64)
+    return Partition(vectors.shape[1]).changed(1, ids, ids, vectors)
 
 
 def ranked(ids, vectors, query, k):
@@ -68,23 +69,27 @@ def test_removed_ids_are_gone(collection, data):
     ids, vectors, query, _, _ = collection
     gone = data.draw(st.lists(st.sampled_from(ids.tolist()), max_size=20))
     partition = filled(ids, vectors)
-    partition.remove(np.array([*gone, -5, 10**9], dtype=np.int64))
+    before = partition.ids.tolist()
+    removed = partition.changed(2, np.unique(np.array([*gone, -5, 10**9], dtype=np.int64)), NONE, vectors[:0])
+    assert partition.ids.tolist() == before
+    partition = removed
     left = ~np.isin(ids, gone)
     assert partition.ids.tolist() == ids[left].tolist()
     assert lists(partition.search(query, len(ids))) == ranked(ids[left], vectors[left], query, len(ids))
-    partition.add(np.array([10**9]), query[None])
-    assert len(partition) == left.sum() + 1
+    more = np.array([10**9])
+    assert len(partition.changed(3, more, more, query[None])) == left.sum() + 1
+    assert (partition.change, len(partition)) == (2, left.sum())
 
 
 def test_empty():
-    partition = Partition(3, revision=7)
+    partition = Partition(3, 7)
     query = unit(np.ones(3))
     for among in (None, np.array([1, 2])):
         ids, similarities = partition.search(query, 5, among)
         assert (ids.shape, ids.dtype, similarities.shape, similarities.dtype) == ((0,), np.int64, (0,), np.float32)
     assert partition.sample(4).shape == (0, 3)
     assert np.isnan(partition.similarities(query, np.array([1]))).all()
-    assert (len(partition), partition.revision) == (0, 7)
+    assert (len(partition), partition.change) == (0, 7)
 
 
 def test_similarities_keep_the_order_asked_for():
@@ -104,3 +109,39 @@ def test_among_may_repeat_and_be_unordered():
 def test_sample_is_spread_evenly(size, expected):
     vectors = unit(np.random.default_rng(0).normal(size=(10, 4)))
     assert (filled(range(10), vectors).sample(size) == vectors[list(expected)]).all()
+
+
+def test_many_small_changes_make_few_blocks():
+    """Against a dictionary, one vector at a time: added, replaced, removed."""
+    rng = np.random.default_rng(3)
+    partition, known = Partition(4), {}
+    for change in range(1, 2001):
+        vector = unit(rng.normal(size=(1, 4)))
+        id_ = np.array([rng.integers(0, 600)])
+        if rng.random() < 0.3:
+            partition = partition.changed(change, id_, NONE, vector[:0])
+            known.pop(int(id_[0]), None)
+        else:
+            partition = partition.changed(change, id_, id_, vector)
+            known[int(id_[0])] = vector[0]
+    assert partition.ids.tolist() == sorted(known)
+    assert len(partition.blocks) < 16
+    assert (partition.vectors(partition.ids) == np.stack([known[id_] for id_ in sorted(known)])).all()
+    for block in partition.blocks:
+        assert (np.diff(block.ids) > 0).all()
+
+
+def test_blocks_do_not_grow_for_ever():
+    ids = np.arange(3 * BLOCK)
+    vectors = unit(np.random.default_rng(4).normal(size=(len(ids), 2)))
+    partition = Partition(2)
+    for change, at in enumerate(range(0, len(ids), BLOCK // 2)):
+        some = slice(at, at + BLOCK // 2)
+        partition = partition.changed(change, ids[some], ids[some], vectors[some])
+    assert max(len(block.ids) for block in partition.blocks) <= BLOCK
+    assert lists(partition.search(vectors[5], 30)) == ranked_close(ids, vectors, vectors[5], 30)
+
+
+def ranked_close(ids, vectors, query, k):
+    partition = Partition(2, 0, (Block(ids, vectors),))
+    return lists(partition.search(query, k))

@@ -1,0 +1,58 @@
+"""Files that belong to a store: bytes that came without a file, and what was made of media, such as views of a mesh."""
+
+import json
+import threading
+from pathlib import Path
+
+from llama_index.core.schema import BaseNode
+
+from llama_index_mm.media import digest_bytes
+from llama_index_mm.nodes import node_from_json, node_to_json
+
+__all__ = ["MediaFolder"]
+
+_NAME = "media"
+_OWN = "mm-own-media://"  # stands for this folder in stored nodes
+
+
+class MediaFolder:
+    """Content-addressed files in the folder of a store.
+
+    Args:
+        folder: of the store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.store_folder = folder
+        self.folder = folder.resolve() / _NAME
+
+    def keep(self, data: bytes, suffix: str) -> Path:
+        """Write bytes to a file that is named by their digest."""
+        digest = digest_bytes(data)
+        path = self.folder / digest[:2] / f"{digest}{suffix}"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".part{threading.get_ident()}")
+            part.write_bytes(data)
+            part.replace(path)
+        return path
+
+    def pack(self, node: BaseNode) -> str:
+        """A node as JSON, in which files of this folder stay with the store when that is moved."""
+        return node_to_json(node).replace(self._in_json(), _OWN)
+
+    def unpack(self, body: str, class_name: str) -> BaseNode:
+        """Undo `pack`."""
+        return node_from_json(body.replace(_OWN, self._in_json()), class_name)
+
+    def _in_json(self) -> str:
+        """Path of this folder as it stands in JSON, with a slash behind it."""
+        return json.dumps(str(self.folder) + "/")[1:-1]
+
+    def files(self) -> list[Path]:
+        """All files, sorted."""
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
+    def is_named_in(self, path: Path, bodies: str) -> bool:
+        """Whether a packed node points to a file."""
+        return _OWN + path.relative_to(self.folder).as_posix() in bodies

@@ -1,0 +1,210 @@
+"""What one transaction does to nodes and vectors."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llama_index_mm.stores.facts import delete_facts, insert_facts, row_digest
+from llama_index_mm.stores.schema import SEQ_BITS
+
+__all__ = ["Changes", "Row", "chunks"]
+
+_BATCH = 500  # values in one SQL list
+
+
+@dataclass(frozen=True)
+class Row:
+    """A node, ready to be written.
+
+    Attributes:
+        node_id: its id.
+        ref_doc_id: its document's.
+        modality: text, image, ...
+        class_name: of the node.
+        body: the node as JSON.
+        meaning: digest of text, media and metadata; while that is the same, its vectors in other spaces hold.
+        vectors: bytes of float32, by space.
+    """
+
+    node_id: str
+    ref_doc_id: str | None
+    modality: str
+    class_name: str
+    body: str
+    meaning: str
+    vectors: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class _Old:
+    seq: int
+    modality: str
+    class_name: str
+    body: str
+
+
+@dataclass
+class Changes:
+    """Changes nodes and vectors, and notes which partitions must follow.
+
+    Args:
+        database: within a transaction.
+        meaning_of: gives ``meaning`` of a node as it was written: of body and class.
+    """
+
+    database: sqlite3.Connection
+    meaning_of: Any
+    touched: dict[int, list[int]] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    def seqs(self, column: str, values: Sequence[str]) -> list[int]:
+        """Numbers of the nodes whose ``node_id`` or ``ref_doc_id`` is among ``values``."""
+        sql = f"SELECT seq FROM nodes WHERE {column} IN (SELECT value FROM json_each(?))"
+        return [row[0] for row in self.database.execute(sql, [json.dumps(list(values))])] if values else []
+
+    def partition(self, space: str, modality: str) -> int:
+        """Number of a partition, which is made if need be."""
+        find = "SELECT id FROM partitions WHERE space = ? AND modality = ?"
+        row = self.database.execute(find, [space, modality]).fetchone()
+        if row is None:
+            insert = "INSERT INTO partitions (space, modality, change, vectors) VALUES (?, ?, 0, 0)"
+            row = (self.database.execute(insert, [space, modality]).lastrowid,)
+        return int(row[0])
+
+    # -- adding -----------------------------------------------------------------------------------------------------
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """Write nodes. One that is there already is replaced, under a new number unless nothing but vectors has changed."""
+        old = self._known([row.node_id for row in rows])
+        fresh: list[tuple[Row, Mapping[str, bytes]]] = []
+        vectors: dict[int, list[tuple[int, bytes]]] = {}
+        same: dict[int, list[int]] = {}
+        replaced: list[int] = []
+        for row in rows:
+            was = old.get(row.node_id)
+            if was is None:
+                fresh.append((row, row.vectors))
+            elif (was.body, was.class_name, was.modality) == (row.body, row.class_name, row.modality):
+                for space, vector in row.vectors.items():
+                    number = self.partition(space, row.modality)
+                    vectors.setdefault(number, []).append((was.seq, vector))
+                    same.setdefault(number, []).append(was.seq)
+            else:
+                keeps = was.modality == row.modality and self.meaning_of(was.body, was.class_name) == row.meaning
+                fresh.append((row, {**(self._vectors(was) if keeps else {}), **row.vectors}))
+                replaced.append(was.seq)
+        for number, seqs in same.items():
+            self._take_vectors(number, seqs)
+        self.drop(replaced)
+        numbers = {}
+        for seq, (row, given) in enumerate(fresh, start=self._next_seq()):
+            numbers[seq] = row
+            for space, vector in given.items():
+                vectors.setdefault(self.partition(space, row.modality), []).append((seq, vector))
+        self.database.executemany(
+            "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (seq, row.node_id, row.ref_doc_id, row.modality, row.class_name, row_digest(row.body.encode()), row.body)
+                for seq, row in numbers.items()
+            ],
+        )
+        insert_facts(self.database, [(seq, json.loads(row.body)["metadata"]) for seq, row in numbers.items()])
+        for number, given_vectors in vectors.items():
+            low = number << SEQ_BITS
+            self.database.executemany(
+                "INSERT INTO vectors VALUES (?, ?, ?)",
+                [(low | seq, row_digest(vector), vector) for seq, vector in sorted(given_vectors)],
+            )
+            self._note(number, [seq for seq, _ in given_vectors], len(given_vectors))
+
+    def _known(self, node_ids: Sequence[str]) -> dict[str, _Old]:
+        sql = "SELECT node_id, seq, modality, class, body FROM nodes WHERE node_id IN (SELECT value FROM json_each(?))"
+        return {row[0]: _Old(*row[1:]) for row in self.database.execute(sql, [json.dumps(list(node_ids))])}
+
+    def _next_seq(self) -> int:
+        row = self.database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'nodes'").fetchone()
+        return (int(row[0]) if row else 0) + 1
+
+    def _vectors(self, old: _Old) -> dict[str, bytes]:
+        """A node's vectors in all spaces."""
+        sql = (
+            f"SELECT p.space, v.vector FROM partitions AS p JOIN vectors AS v ON v.key = (p.id << {SEQ_BITS} | ?) "
+            "WHERE p.modality = ?"
+        )
+        return dict(self.database.execute(sql, [old.seq, old.modality]))
+
+    # -- taking away ------------------------------------------------------------------------------------------------
+
+    def drop(self, seqs: Sequence[int]) -> None:
+        """Delete nodes with all their vectors."""
+        for part in chunks(seqs):
+            marks = ",".join("?" * len(part))
+            rows = self.database.execute(f"SELECT seq, modality, body FROM nodes WHERE seq IN ({marks})", part).fetchall()
+            by_modality: dict[str, list[int]] = {}
+            for seq, modality, _ in rows:
+                by_modality.setdefault(modality, []).append(seq)
+            for modality, gone in by_modality.items():
+                for (number,) in self._partitions_of(modality):
+                    self._take_vectors(number, gone)
+            delete_facts(self.database, [(seq, json.loads(body)["metadata"]) for seq, _, body in rows])
+            self.database.execute(f"DELETE FROM nodes WHERE seq IN ({marks})", part)
+
+    def drop_from(self, space: str, seqs: Sequence[int]) -> int:
+        """Delete nodes' vectors in one space, and nodes that have none left; give how many had one."""
+        before = sum(self.counts.values())
+        for part in chunks(seqs):
+            marks = ",".join("?" * len(part))
+            by_modality: dict[str, list[int]] = {}
+            for seq, modality in self.database.execute(f"SELECT seq, modality FROM nodes WHERE seq IN ({marks})", part):
+                by_modality.setdefault(modality, []).append(seq)
+            for modality, some in by_modality.items():
+                had = self._take_vectors(self.partition(space, modality), some)
+                left = {seq for (number,) in self._partitions_of(modality) for seq in self._having(number, had)}
+                self.drop([seq for seq in had if seq not in left])
+        return before - sum(self.counts.values())
+
+    def _partitions_of(self, modality: str) -> list[tuple[int]]:
+        return self.database.execute("SELECT id FROM partitions WHERE modality = ?", [modality]).fetchall()
+
+    def _having(self, number: int, seqs: Sequence[int]) -> list[int]:
+        """Those of some nodes that have a vector in a partition."""
+        low = number << SEQ_BITS
+        found = []
+        for part in chunks(seqs):
+            sql = f"SELECT key FROM vectors WHERE key IN ({','.join('?' * len(part))})"
+            found += [row[0] - low for row in self.database.execute(sql, [low | seq for seq in part])]
+        return found
+
+    def _take_vectors(self, number: int, seqs: Sequence[int]) -> list[int]:
+        """Delete vectors of a partition; give the nodes that had one."""
+        had = self._having(number, seqs)
+        low = number << SEQ_BITS
+        self.database.executemany("DELETE FROM vectors WHERE key = ?", [(low | seq,) for seq in had])
+        if had:
+            self._note(number, had, -len(had))
+        return had
+
+    # -- what follows -----------------------------------------------------------------------------------------------
+
+    def _note(self, number: int, seqs: Iterable[int], more: int) -> None:
+        self.touched.setdefault(number, []).extend(seqs)
+        self.counts[number] = self.counts.get(number, 0) + more
+
+    def finish(self) -> None:
+        """List the changes, so that FAISS indexes can follow."""
+        for number, seqs in self.touched.items():
+            listed = np.unique(np.asarray(seqs, np.int64)).tobytes()
+            change = self.database.execute("INSERT INTO changes (partition, seqs) VALUES (?, ?)", [number, listed]).lastrowid
+            self.database.execute(
+                "UPDATE partitions SET change = ?, vectors = vectors + ? WHERE id = ?", [change, self.counts[number], number]
+            )
+
+
+def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Pieces that fit one SQL list."""
+    for at in range(0, len(values), _BATCH):
+        yield values[at : at + _BATCH]
