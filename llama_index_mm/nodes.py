@@ -271,7 +271,7 @@ def moved(node: BaseNode, path: Path) -> BaseNode:
 
 def node_to_json(node: BaseNode) -> str:
     """Serialise a node without its embedding, with the class that it has."""
-    return json.dumps({**node.to_dict(), "embedding": None}, default=_plain)
+    return json.dumps(node.model_copy(update={"embedding": None}).to_dict(), default=_plain)
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ Weights = Mapping[str, float]
 """Weight by space, by ``space:modality``, or by ``part:space:modality``; the most exact one counts, and 1 if there is none."""
 
 _CANDIDATES = 5  # times k are taken from each channel before fusion
-_DIGITS = 6  # of a score; what differs less is a tie
+_DIGITS = 6  # of a channel's score; what differs less is a tie
 _LEAST = 50
 _SAMPLE = 256  # stored vectors that a query is held against to learn what is usual
 
@@ -93,7 +93,7 @@ class FusionRetriever(BaseRetriever):
         among = self._among(query_bundle)
         lists = self._search(channels, among)
         fused = self._fuse(channels, lists)
-        best = sorted(fused, key=lambda seq: (-round(fused[seq].score, _DIGITS), seq))[: self._k]
+        best = sorted(fused, key=lambda seq: (-fused[seq].score, seq))[: self._k]
         return self._nodes(best, fused, channels, lists)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -133,7 +133,7 @@ class FusionRetriever(BaseRetriever):
             known = (usual.mean, usual.deviation) if usual is not None else None
             lists.append(
                 {
-                    seq: (float(value), normalise(float(value), background, known=known))
+                    seq: (float(value), round(normalise(float(value), background, known=known), _DIGITS))
                     for seq, value in zip(seqs, raw, strict=True)
                     if not np.isnan(value)
                 }

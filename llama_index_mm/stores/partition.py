@@ -140,11 +140,11 @@ class Partition:
         Returns:
             Ids and similarities, ``(min(k, matches),)`` each, best first; equal similarities by ascending id.
         """
-        if k <= 0:
+        if k <= 0 or not self.blocks:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         query = np.ascontiguousarray(query, np.float32)
-        if among is not None:
-            among = np.unique(among)
+        if among is not None and not (np.diff(among) > 0).all():
+            among = np.asarray(sorted(set(among.tolist())), np.int64)
         found: list[tuple[Ids, Vectors]] = []
         for at, block in enumerate(self.blocks):
             quick = self.approximate if at == 0 and among is None and not exact else None

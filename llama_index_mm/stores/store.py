@@ -24,7 +24,7 @@ from llama_index_mm.stores.facts import delete_facts, insert_facts, row_digest
 from llama_index_mm.stores.filters import compile_filters
 from llama_index_mm.stores.media_folder import MediaFolder
 from llama_index_mm.stores.partitions import Partitions
-from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace
+from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace, scale
 from llama_index_mm.stores.rows import Changes, Row, chunks
 from llama_index_mm.stores.schema import SEQ_BITS
 
@@ -32,7 +32,6 @@ __all__ = ["MediaStore"]
 
 logger = logging.getLogger(__name__)
 
-_UNIT = 1e-6  # a vector whose length is this near to 1 is left as it is
 _APPROXIMATE_ABOVE = 500_000  # vectors; reading all of them takes a tenth of a second
 _RECALL = 0.99
 
@@ -202,38 +201,18 @@ class MediaStore:
             twice = sorted({one for one in ids if ids.count(one) > 1})[:3]
             raise StoreError(f"Node ids must not repeat within one call of add; these do: {', '.join(twice)}.")
         spaces = self.spaces()
-        rows = []
-        for record in records:
-            node = record.node
-            vectors = {
-                name: self._scaled(vector, name, spaces, f"Node {node.node_id}").tobytes()
-                for name, vector in record.vectors.items()
-            }
-            body = self._media.pack(node)
-            rows.append(Row(node.node_id, node.ref_doc_id, modality_of_node(node), node.class_name(), body, node.hash, vectors))
-        return rows
+        vectors: list[dict[str, bytes]] = [{} for _ in records]
+        for name in dict.fromkeys(name for record in records for name in record.vectors):
+            having = [at for at, record in enumerate(records) if name in record.vectors]
+            whose = [ids[at] for at in having]
+            scaled = scale([records[at].vectors[name] for at in having], whose, name, spaces)
+            for at, vector in zip(having, scaled, strict=True):
+                vectors[at][name] = vector.tobytes()
+        return [self._row(record.node, given) for record, given in zip(records, vectors, strict=True)]
 
-    def _scaled(self, vector: Vectors, name: str, spaces: Mapping[str, StoredSpace], whose: str) -> Vectors:
-        """A vector as float32, of unit length where the space wants that.
-
-        Raises:
-            SpaceError: the space is unknown, or the vector is of another shape, not finite or of length 0.
-        """
-        if name not in spaces:
-            raise SpaceError(f"Space {name!r} is not declared in this store; it has {sorted(spaces)}.")
-        vector = np.asarray(vector, np.float32)
-        if vector.shape != (spaces[name].dimension,):
-            raise SpaceError(
-                f"{whose}: expected a vector of shape ({spaces[name].dimension},) for space {name!r}, got {vector.shape}."
-            )
-        length = float(np.sqrt(np.dot(vector, vector)))
-        if not 1e-18 < length < 1e18:  # float32's squares end there; also catches NaN
-            length = float(np.linalg.norm(vector.astype(np.float64)))
-        if not 0 < length < np.inf:
-            raise SpaceError(f"{whose}: the vector for space {name!r} has length {length:g}; expected a finite one above 0.")
-        if not spaces[name].normalize or abs(length - 1) <= _UNIT:
-            return np.ascontiguousarray(vector)
-        return np.ascontiguousarray((vector.astype(np.float64) / length).astype(np.float32))
+    def _row(self, node: BaseNode, vectors: Mapping[str, bytes]) -> Row:
+        body = self._media.pack(node)
+        return Row(node.node_id, node.ref_doc_id, modality_of_node(node), node.class_name(), body, node.hash, vectors)
 
     def delete(self, *, node_ids: Sequence[str] = (), ref_doc_ids: Sequence[str] = ()) -> int:
         """Delete nodes by their ids or by their documents'; unknown ids are passed over.
@@ -365,14 +344,14 @@ class MediaStore:
         Raises:
             FilterError: a filter that has no meaning.
         """
-        where, values = ["1"], list[Any]()
+        where, values = list[str](), list[Any]()
         for column, wanted in (("node_id", node_ids), ("ref_doc_id", ref_doc_ids), ("modality", modalities)):
             if wanted:
                 where.append(column + " IN (SELECT value FROM json_each(?))")
                 values.append(json.dumps(list(wanted)))
         clause = compile_filters(filters)
         if clause is not None:
-            where.append(f"({clause[0]})")
+            where.append(f"seq IN ({clause[0]})")
             values += clause[1]
         if space is not None:
             where.append(
@@ -380,7 +359,9 @@ class MediaStore:
                 f"ON v.key = (p.id << {SEQ_BITS} | nodes.seq) WHERE p.space = ? AND p.modality = nodes.modality)"
             )
             values.append(space)
-        sql = f"SELECT seq FROM nodes WHERE {' AND '.join(where)} ORDER BY seq"
+        sql = f"SELECT seq FROM nodes WHERE {' AND '.join(where) or 1} ORDER BY seq"
+        if clause is not None and len(where) == 1:
+            sql = f"SELECT seq FROM ({clause[0]}) ORDER BY seq"
         return np.array([row[0] for row in self._database.read(sql, values)], dtype=np.int64)
 
     # -- searching --------------------------------------------------------------------------------------------------
@@ -450,7 +431,8 @@ class MediaStore:
             raise SpaceError(f"Expected a query of shape ({known[space].dimension},) for space {space!r}, got {query.shape}.")
         if not np.isfinite(query).all():
             raise SpaceError(f"The query for space {space!r} has numbers that are not finite.")
-        return self._scaled(query, space, known, "Query")
+        scaled: Vectors = scale([query], [""], space, known)[0]
+        return scaled
 
     # -- care -------------------------------------------------------------------------------------------------------
 

@@ -50,14 +50,14 @@ def database() -> sqlite3.Connection:
 
 def selected(filters, *every):
     """Which of some metadata the SQL lets pass."""
-    condition, values = compile_filters(filters) or ("1", [])
+    query, values = compile_filters(filters) or ("SELECT seq FROM nodes", [])
     entries = [(at, json.loads(node_to_json(TextNode(metadata=one)))["metadata"]) for at, one in enumerate(every)]
     database().execute("DELETE FROM nodes")
     database().execute("DELETE FROM facts")
     rows = [(at, str(at), f"d{at}", "text", "TextNode", 0, "") for at in range(len(every))]
     database().executemany("INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     insert_facts(database(), entries)
-    return [row[0] for row in database().execute(f"SELECT seq FROM nodes WHERE {condition} ORDER BY seq", values)]
+    return [row[0] for row in database().execute(f"SELECT seq FROM ({query}) ORDER BY seq", values)]
 
 
 def answer_of_core(filters, one):
