@@ -39,6 +39,7 @@ __all__ = [
     "moved",
     "node_from_json",
     "node_to_json",
+    "plain",
     "retype",
 ]
 
@@ -271,12 +272,15 @@ def moved(node: BaseNode, path: Path) -> BaseNode:
 
 def node_to_json(node: BaseNode) -> str:
     """Serialise a node without its embedding, with the class that it has."""
-    return json.dumps(node.model_copy(update={"embedding": None}).to_dict(), default=_plain)
+    return _encode(node.to_dict(exclude={"embedding"}))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What `json` can't write: NumPy's numbers and arrays as numbers and lists; URLs, paths and dates as texts."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+
+_encode = json.JSONEncoder(default=plain).encode
 
 
 def node_from_json(text: str, class_name: str) -> BaseNode:

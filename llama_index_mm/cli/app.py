@@ -152,6 +152,65 @@ def info(store: Store = _DEFAULT_STORE, as_json: AsJson = False) -> None:
         show.facts(told)
 
 
+@app.command()
+def check(store: Store = _DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Look whether an index is sound: every row, count, FAISS file and media file of its own. Exit status 1 if it is not."""
+    from llama_index_mm.stores import MediaStore
+
+    with MediaStore(store, create=False) as opened:
+        _tell_checked(opened.check(), as_json)
+
+
+@app.command()
+def repair(store: Store = _DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Make FAISS files and what filters look at anew from the nodes and vectors in the database, and check again."""
+    from llama_index_mm.stores import MediaStore
+
+    with MediaStore(store, create=False) as opened:
+        _tell_checked(opened.repair(), as_json)
+
+
+def _tell_checked(report: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json({**asdict(report), "ok": report.ok})
+    else:
+        show.checked(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compact(store: Store = _DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Give back the space of what was deleted."""
+    from llama_index_mm.stores import MediaStore
+
+    with MediaStore(store, create=False) as opened:
+        before, after = opened.compact()
+    if as_json:
+        _print_json({"bytes_before": before, "bytes_after": after})
+    else:
+        show.note(f"{store}: {before / 1e6:.1f} MB, now {after / 1e6:.1f} MB")
+
+
+@app.command()
+def optimize(
+    space: Annotated[str, typer.Argument(help="Name of the space, as info tells it.")],
+    store: Store = _DEFAULT_STORE,
+    modality: Annotated[str | None, typer.Option("--modality", "-m", help="Only this one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build approximate indexes for a space, where they find nearly all that exact ones find and are faster."""
+    from llama_index_mm.stores import MediaStore
+
+    with MediaStore(store, create=False) as opened:
+        opened.build_approximate(space, modality)
+        told = show.store_facts(opened)
+    if as_json:
+        _print_json([one for one in told["vectors"] if one["space"] == space])
+    else:
+        show.facts(told)
+
+
 def _title(*paths: Path | None) -> str:
     return ", ".join(path.name for path in paths if path is not None)
 

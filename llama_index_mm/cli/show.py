@@ -14,9 +14,9 @@ from llama_index_mm.answers import Citation
 from llama_index_mm.ingestion import IngestReport
 from llama_index_mm.nodes import PREFIX, AudioMedia, format_seconds, modality_of_node
 from llama_index_mm.retrieval.reasons import reasons_of
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import CheckReport, MediaStore
 
-__all__ = ["answer", "as_dict", "error", "facts", "heading", "models", "note", "report", "results", "store_facts"]
+__all__ = ["answer", "as_dict", "checked", "error", "facts", "heading", "models", "note", "report", "results", "store_facts"]
 
 _TEXT = 160  # characters of a source's text
 _out = Console(highlight=False, soft_wrap=False)
@@ -149,6 +149,14 @@ def facts(told: dict[str, Any]) -> None:
     _out.print(table)
     for one in told["not_taken"]:
         _out.print(f"[yellow]not taken[/yellow] {escape(one['path'])}: {escape(one['reason'])}")
+
+
+def checked(report: CheckReport) -> None:
+    """Show whether a store is sound."""
+    for problem in report.problems:
+        _out.print(f"[red]problem[/red] {escape(problem)}")
+    verdict = "[green]sound[/green]" if report.ok else f"[red]{len(report.problems)} problems[/red]"
+    _out.print(f"{verdict}: {report.nodes} nodes, {report.vectors} vectors, {report.files} files read")
 
 
 def models(rows: Sequence[dict[str, Any]], folder: Path) -> None:

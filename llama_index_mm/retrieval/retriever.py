@@ -122,7 +122,8 @@ class FusionRetriever(BaseRetriever):
         depth = max(_LEAST, _CANDIDATES * self._k)
         candidates: dict[str, set[int]] = {}
         for channel in channels:
-            hits = self._store.search(channel.space.name, channel.modality, channel.vector, depth, among)
+            space = channel.space
+            hits = self._store.search(space.name, channel.modality, channel.vector, depth, among, fingerprint=space.fingerprint)
             candidates.setdefault(channel.modality, set()).update(hit.seq for hit in hits)
         lists: list[dict[int, tuple[float, float]]] = []
         for channel in channels:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.stores.partition import Approximate, Block, Partition
+from llama_index_mm.stores.scan import one_thread
 
 __all__ = ["ApproximateFacts", "ApproximateIndex", "Setting", "build_approximate", "load_approximate"]
 
@@ -35,8 +36,10 @@ _PROBES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 _DEPTHS = (4, 16, 64)  # candidates for each result
 _LEAST_DEPTH = 64
 _QUERIES = 96
+_MOST = 100  # results; for more, all vectors are read
 _TIMED = 16
 _FASTER = 2.0  # times; below, reading everything is as good
+_FEWEST = 1000  # vectors
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class ApproximateFacts:
         queries: on how many the recall was measured.
         settings: by rising ``k``; empty if none reached the target fast enough, and the index is not used.
         best: the highest recall that was measured for 10 results.
+        why: it is not used, if it is not.
         digest: CRC-32 of the file; None if there is none.
     """
 
@@ -78,6 +82,7 @@ class ApproximateFacts:
     queries: int
     settings: tuple[Setting, ...]
     best: float
+    why: str = ""
     digest: int | None = None
 
     def to_json(self) -> str:
@@ -111,7 +116,8 @@ class ApproximateIndex:
     def candidates(self, query: Vectors, k: int, live: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
         """Rows that probably hold the ``k`` nearest; at most `most`."""
         setting = next(one for one in self._settings if k <= one.k)
-        return self.probe(query[None], setting.probes, setting.depth, live)[0]
+        with one_thread():
+            return self.probe(query[None], setting.probes, setting.depth, live)[0]
 
     def probe(
         self, queries: Vectors, probes: int, depth: int, live: NDArray[np.bool_] | None = None
@@ -138,6 +144,8 @@ def build_approximate(
         others: further queries than the block's own vectors, ``(m, d)``: those of another modality lie elsewhere in a space.
     """
     count, dimension = block.vectors.shape
+    if count < _FEWEST:
+        return ApproximateFacts(count, 0, target, 0, (), 0.0, f"needs {_FEWEST} vectors"), None
     lists = int(np.clip(2 ** round(np.log2(np.sqrt(count))), *_LISTS))
     lists = min(lists, max(1, count // 39))  # FAISS wants 39 vectors a list
     logger.info("Building an approximate index of %d lists over %d vectors.", lists, count)
@@ -153,74 +161,78 @@ def build_approximate(
     for at in range(0, count, _CHUNK):
         index.add(np.ascontiguousarray(block.vectors[at : at + _CHUNK]))
 
-    own = block.vectors[np.sort(rng.choice(count, min(count, _QUERIES), replace=False))]
-    queries = own if others is None or not len(others) else np.concatenate([own[: _QUERIES // 2], others[: _QUERIES // 2]])
-    settings, best = _settings(ApproximateIndex(index, ()), block, queries, target)
-    facts = ApproximateFacts(count, lists, target, len(queries), settings, best)
+    others = np.zeros((0, dimension), np.float32) if others is None or not len(others) else others[: _QUERIES // 2]
+    itself = np.sort(rng.choice(count, min(count, _QUERIES - len(others)), replace=False))
+    queries = np.concatenate([block.vectors[itself], others])
+    itself = np.concatenate([itself, np.full(len(others), -1)])
+    settings, best, why = _settings(ApproximateIndex(index, ()), block, queries, itself, target)
+    facts = ApproximateFacts(count, lists, target, len(queries), settings, best, why)
     if not settings:
-        logger.info("Not used: its recall for 10 results was at most %.3f, or it was not faster.", best)
+        logger.info("The approximate index is not used: %s.", why)
         return facts, None
     faiss.write_index(index, str(path))
     return facts, ApproximateIndex(index, settings)
 
 
-def _settings(index: ApproximateIndex, block: Block, queries: Vectors, target: float) -> tuple[tuple[Setting, ...], float]:
-    """The fastest settings that reach the target for 10 and for 100 results, and the best recall for 10."""
-    most = min(100, len(block.ids) - 1)
-    scores, rows = faiss.knn(np.ascontiguousarray(queries), block.vectors, most + 1, metric=faiss.METRIC_INNER_PRODUCT)
+def _settings(
+    index: ApproximateIndex, block: Block, queries: Vectors, itself: NDArray[np.int64], target: float
+) -> tuple[tuple[Setting, ...], float, str]:
+    """The fastest settings that reach the target for 10 and for 100 results, the best recall for 10, and why there are none."""
+    _, rows = faiss.knn(np.ascontiguousarray(queries), block.vectors, _MOST + 1, metric=faiss.METRIC_INNER_PRODUCT)
     partition = Partition(queries.shape[1], 0, (block,))
-    everything = _seconds(lambda query: partition.search(query, 10), queries[: _TIMED // 4])
+    everything = _seconds(lambda query: partition.search(query, 10), queries[:: len(queries) // _TIMED + 1])
     settings: list[Setting] = []
     best = 0.0
-    for k in (10, 100):
-        # A vector that is in the block finds itself first, which says nothing: one more is looked for, and it is left out.
-        known = [_without_itself(row, score, k) for row, score in zip(rows, scores, strict=True)] if most >= k else []
-        found = _first_that_reaches(index, block, queries, known, k, target) if known else None
-        if found is None:
-            break
-        probes, depth, recall = found
-        best = max(best, recall) if k == 10 else best
+    for k in (10, _MOST):
+        # A vector of the block finds itself, which says nothing: one more is looked for, and it is left out.
+        known = [row[row != own][:k] for row, own in zip(rows, itself, strict=True)]
+        probes, depth, recall = _first_that_reaches(index, block, queries, itself, known, target)
+        best = recall if k != _MOST else best
         if recall < target:
-            break
+            return tuple(settings), round(best, 4), f"recall@{k} was at most {recall:.3f}, {target:g} is asked for"
         quick = Partition(queries.shape[1], 0, (block,), _Fixed(index, probes, depth))
         faster = everything / _seconds(lambda query, quick=quick, k=k: quick.search(query, k), queries[:_TIMED])
         if faster < _FASTER:
-            break
+            why = f"with recall@{k} {recall:.3f} it was {faster:.1f} x as fast as reading all vectors"
+            return tuple(settings), round(best, 4), why
         settings.append(Setting(k, probes, depth, round(recall, 4), round(faster, 1)))
-    return tuple(settings), round(best, 4)
+    return tuple(settings), round(best, 4), ""
 
 
 class _Fixed:
     """An approximate index with one setting."""
 
-    most = 100
+    most = _MOST
 
     def __init__(self, index: ApproximateIndex, probes: int, depth: int) -> None:
         self._index, self._probes, self._depth = index, probes, depth
 
     def candidates(self, query: Vectors, k: int, live: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
         """As the protocol says."""
-        return self._index.probe(query[None], self._probes, self._depth, live)[0]
-
-
-def _without_itself(rows: NDArray[np.int64], scores: Vectors, k: int) -> NDArray[np.int64]:
-    return rows[1 : k + 1] if scores[0] > 1 - 1e-5 else rows[:k]
+        with one_thread():
+            return self._index.probe(query[None], self._probes, self._depth, live)[0]
 
 
 def _first_that_reaches(
-    index: ApproximateIndex, block: Block, queries: Vectors, known: list[NDArray[np.int64]], k: int, target: float
-) -> tuple[int, int, float] | None:
+    index: ApproximateIndex,
+    block: Block,
+    queries: Vectors,
+    itself: NDArray[np.int64],
+    known: list[NDArray[np.int64]],
+    target: float,
+) -> tuple[int, int, float]:
     """Probes, depth and recall of the cheapest setting that reaches the target, or of the one that came nearest."""
-    best: tuple[int, int, float] | None = None
+    best = (_PROBES[0], _LEAST_DEPTH, 0.0)
     for probes in _PROBES:
         for factor in _DEPTHS:
-            depth = max(_LEAST_DEPTH, factor * k)
+            depth = max(_LEAST_DEPTH, factor * len(known[0]))
             recalls = []
-            for query, true, rows in zip(queries, known, index.probe(queries, probes, depth), strict=True):
-                order = rows[np.argsort(-block.scores(query, rows), kind="stable")][: k + 1]
-                recalls.append(len(np.intersect1d(order, true)) / k)
+            for query, own, true, rows in zip(queries, itself, known, index.probe(queries, probes, depth), strict=True):
+                rows = rows[rows != own]
+                order = rows[np.argsort(-block.scores(query, rows), kind="stable")][: len(true)]
+                recalls.append(len(np.intersect1d(order, true)) / len(true))
             recall = float(np.mean(recalls))
-            if best is None or recall > best[2]:
+            if recall > best[2]:
                 best = (probes, depth, recall)
             if recall >= target:
                 return best

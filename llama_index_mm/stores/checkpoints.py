@@ -1,9 +1,10 @@
 """What a partition held at some moment, in files that are mapped into memory."""
 
+import io
 import logging
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,24 +75,31 @@ def write_vectors(folder: Path, partition: int, change: int, shape: tuple[int, i
     folder.mkdir(parents=True, exist_ok=True)
     to_vectors, to_ids, _ = paths_of(folder, partition, change)
     ids: list[Ids] = []
-    digest = 0
-    part = to_vectors.with_suffix(".part")
-    with part.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+    def parts() -> Iterator[bytes | memoryview]:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        yield header.getvalue()
         for block in blocks:
             ids.append(block.ids)
-            file.write(np.ascontiguousarray(block.vectors, "<f4").data)
-        file.flush()
-        os.fsync(file.fileno())
-    digest = file_digest(part)
-    part.replace(to_vectors)
-    part = to_ids.with_suffix(".part")
+            yield np.ascontiguousarray(block.vectors, "<f4").data.cast("B")
+
+    digest = _write(to_vectors, parts(), 0)
+    saved = io.BytesIO()
+    np.save(saved, np.concatenate([np.zeros(0, np.int64), *ids]).astype("<i8"), allow_pickle=False)
+    return _write(to_ids, [saved.getbuffer()], digest)
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview], digest: int) -> int:
+    """Write a file that is there whole or not at all; give the CRC-32 of its bytes, going on from that of others."""
+    part = path.with_suffix(".part")
     with part.open("wb") as file:
-        np.save(file, np.concatenate([np.zeros(0, np.int64), *ids]).astype("<i8"), allow_pickle=False)
+        for data in parts:
+            file.write(data)
+            digest = zlib.crc32(data, digest)
         file.flush()
         os.fsync(file.fileno())
-    digest = file_digest(part, digest)
-    part.replace(to_ids)
+    part.replace(path)
     return digest
 
 

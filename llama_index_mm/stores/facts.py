@@ -7,10 +7,13 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llama_index_mm.nodes import plain
+
 __all__ = ["LIST", "NUMBER", "OTHER", "TEXT", "as_number", "as_text", "delete_facts", "facts_of", "insert_facts", "row_digest"]
 
 TEXT, NUMBER, LIST, OTHER = 1, 2, 3, 4
 Fact = tuple[str, int, Any]
+_PLAIN = (str, int, float, bool, type(None))
 _LARGEST_INTEGER = 2**63 - 1  # that SQLite takes
 _LARGEST = sys.float_info.max
 _STAND_INS: dict[str, Any] = {"NaN": {}, "Infinity": _LARGEST, "-Infinity": -_LARGEST}
@@ -22,11 +25,23 @@ def row_digest(data: bytes) -> int:
 
 
 def facts_of(metadata: Mapping[str, Any]) -> list[Fact]:
-    """The metadata of a serialised node as (name, kind, value).
+    """The metadata of a node as (name, kind, value).
 
     null is left out. NaN, which equals nothing, becomes an empty object, and infinity the largest number.
     """
-    return [(as_text(name), *_as_value(value)) for name, value in metadata.items() if value is not None]
+    facts: list[Fact] = []
+    for name, value in metadata.items():
+        kind = type(value)
+        if kind is str and value.isascii() and name.isascii():
+            facts.append((name, TEXT, value))
+        elif kind is int and -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER and name.isascii():
+            facts.append((name, NUMBER, value))
+        else:
+            if kind not in _PLAIN:  # as it comes back from JSON
+                value = json.loads(json.dumps(value, default=plain))
+            if value is not None:
+                facts.append((as_text(name), *_as_value(value)))
+    return facts
 
 
 def as_text(text: str) -> str:
@@ -61,7 +76,7 @@ def _strict_json(value: Any) -> str:
 
 
 def _rows(database: sqlite3.Connection, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> list[tuple[int, int, Any, int]]:
-    known = dict(database.execute("SELECT name, id FROM names"))
+    known: dict[str, Any] = dict(database.execute("SELECT name, id FROM names"))
     rows = []
     for seq, metadata in entries:
         for name, kind, value in facts_of(metadata):

@@ -54,7 +54,7 @@ class PartitionStatistics:
         if facts is None:
             return "exact"
         if not facts.settings:
-            return f"exact (approximate reached recall@10 {facts.best:.3f}, {facts.target} was asked for, or was not faster)"
+            return f"exact (no approximate index: {facts.why})"
         first = facts.settings[0]
         return (
             f"IVF{facts.lists},RaBitQ + exact re-rank: recall@{first.k} {first.recall:.3f} on {facts.queries} queries, "

@@ -2,7 +2,9 @@
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from llama_index.core.schema import BaseNode
 
@@ -25,6 +27,7 @@ class MediaFolder:
     def __init__(self, folder: Path) -> None:
         self.store_folder = folder
         self.folder = folder.resolve() / _NAME
+        self._own = json.dumps(str(self.folder) + "/")[1:-1]  # as it stands in JSON
 
     def keep(self, data: bytes, suffix: str) -> Path:
         """Write bytes to a file that is named by their digest."""
@@ -37,17 +40,17 @@ class MediaFolder:
             part.replace(path)
         return path
 
-    def pack(self, node: BaseNode) -> str:
-        """A node as JSON, in which files of this folder stay with the store when that is moved."""
-        return node_to_json(node).replace(self._in_json(), _OWN)
+    def pack(self, node: BaseNode) -> tuple[str, Mapping[str, Any]]:
+        """A node as JSON, in which files of this folder stay with the store when that is moved, and the metadata in it."""
+        body = node_to_json(node)
+        if self._own not in body:
+            return body, node.metadata
+        packed = body.replace(self._own, _OWN)
+        return packed, json.loads(packed)["metadata"]
 
     def unpack(self, body: str, class_name: str) -> BaseNode:
         """Undo `pack`."""
-        return node_from_json(body.replace(_OWN, self._in_json()), class_name)
-
-    def _in_json(self) -> str:
-        """Path of this folder as it stands in JSON, with a slash behind it."""
-        return json.dumps(str(self.folder) + "/")[1:-1]
+        return node_from_json(body.replace(_OWN, self._own), class_name)
 
     def files(self) -> list[Path]:
         """All files, sorted."""

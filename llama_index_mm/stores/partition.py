@@ -1,13 +1,13 @@
 """The vectors of one (space, modality) in memory, searched by FAISS."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Vectors
+from llama_index_mm.stores.scan import inner_products, inner_products_of_rows
 
 __all__ = ["BLOCK", "Approximate", "Block", "Ids", "Partition"]
 
@@ -68,17 +68,7 @@ class Block:
 
     def scores(self, query: Vectors, rows: NDArray[np.int64] | None = None) -> Vectors:
         """Inner products with all rows, or with some: ``(n,)`` float32."""
-        # Over all rows FAISS, like BLAS, may round equal ones differently by their place; over some it takes each by itself.
-        out = np.empty(len(self.ids) if rows is None else len(rows), np.float32)
-        kernels: Any = faiss
-        size = self.vectors.shape[1]
-        to, by, among = (faiss.swig_ptr(array) for array in (out, query, self.vectors)) if len(out) else (None, None, None)
-        if rows is None and len(out):
-            kernels.fvec_inner_products_ny(to, by, among, size, len(out))
-        elif len(out):
-            rows = np.ascontiguousarray(rows)
-            kernels.fvec_inner_products_by_idx(to, by, among, faiss.swig_ptr(rows), size, 1, len(rows))
-        return out
+        return inner_products(query, self.vectors) if rows is None else inner_products_of_rows(query, self.vectors, rows)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.errors import SpaceError, StoreError
-from llama_index_mm.stores.approximate import ApproximateFacts, build_approximate
+from llama_index_mm.stores.approximate import ApproximateFacts, build_approximate, load_approximate
 from llama_index_mm.stores.checkpoints import (
     Checkpoint,
     DamagedFileError,
@@ -177,45 +177,50 @@ class Partitions:
         Raises:
             StoreError: the disk is full or fails; the older files are still good then.
         """
-        try:
-            return self._write(number, approximate)
-        except OSError as error:
-            self._tidy()
-            raise StoreError(
-                f"{self.folder} can't be written: {error}. All nodes and vectors are safe in the database."
-            ) from error
+        with self._database.writer():  # nobody else writes meanwhile; readers go on
+            try:
+                try:
+                    return self._write(number, approximate)
+                finally:
+                    self._tidy()
+            except OSError as error:
+                raise StoreError(
+                    f"{self.folder} can't be written: {error}. All nodes and vectors are safe in the database."
+                ) from error
 
     def _write(self, number: int, approximate: bool | None) -> Checkpoint:
-        with self._database.writer():  # nobody else writes meanwhile; readers go on
-            with self._database.reading() as database:
-                space, modality, change, count, dimension = database.execute(
-                    "SELECT p.space, p.modality, p.change, p.vectors, s.dimension FROM partitions AS p "
-                    "JOIN spaces AS s ON s.name = p.space WHERE p.id = ?",
-                    [number],
-                ).fetchone()
-                old = _checkpoint(database, number)
-                blocks = _all_blocks(database, number, dimension)
-                digest = write_vectors(self.folder, number, change, (count, dimension), blocks)
-            checkpoint = Checkpoint(number, change, count, digest)
-            if approximate is None:
-                asked = old is not None and old.approximate is not None
-                approximate = asked or (self._above is not None and count > self._above)
-            if approximate and count:
-                facts = self._approximate(checkpoint, dimension, self._queries(space, modality))
-                checkpoint = Checkpoint(number, change, count, digest, facts)
-            self._record(checkpoint)
-            self._tidy()
-            self._loaded.pop(number, None)
-            self._followed[number] = 0
-            return checkpoint
+        with self._database.reading() as database:
+            space, modality, change, count, dimension = database.execute(
+                "SELECT p.space, p.modality, p.change, p.vectors, s.dimension FROM partitions AS p "
+                "JOIN spaces AS s ON s.name = p.space WHERE p.id = ?",
+                [number],
+            ).fetchone()
+            old = _checkpoint(database, number)
+            blocks = _all_blocks(database, number, dimension)
+            digest = write_vectors(self.folder, number, change, (count, dimension), blocks)
+        checkpoint = Checkpoint(number, change, count, digest)
+        if approximate is None:
+            asked = old is not None and old.approximate is not None
+            approximate = asked or (self._above is not None and count > self._above)
+        if approximate and count:
+            facts = self._approximate(checkpoint, dimension, self._queries(space, modality))
+            checkpoint = Checkpoint(number, change, count, digest, facts)
+        self._record(checkpoint)
+        self._loaded.pop(number, None)
+        self._followed[number] = 0
+        return checkpoint
 
     def _approximate(self, checkpoint: Checkpoint, dimension: int, others: Vectors) -> ApproximateFacts:
         (block,) = load_checkpoint(self.folder, checkpoint, dimension, verify=False).blocks
         path = paths_of(self.folder, checkpoint.partition, checkpoint.change)[2]
         part = path.with_suffix(".part")
-        facts, index = build_approximate(block, part, target=self._recall, others=others)
-        if index is None:
-            return facts
+        try:
+            facts, index = build_approximate(block, part, target=self._recall, others=others)
+            if index is None:
+                return facts
+            load_approximate(part, facts)  # FAISS does not tell when the last bytes found no room
+        except RuntimeError as error:  # which FAISS raises when the disk is full
+            raise OSError(str(error)) from error
         part.replace(path)
         return ApproximateFacts(**{**facts.__dict__, "digest": file_digest(path)})
 

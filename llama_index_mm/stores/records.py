@@ -90,8 +90,8 @@ def scale(vectors: Sequence[Vectors], whose: Sequence[str], name: str, spaces: M
     for vector, of in zip(vectors, whose, strict=True):
         if np.shape(vector) != expected:
             raise SpaceError(f"{_told(of)}: expected a vector of shape {expected} for space {name!r}, got {np.shape(vector)}.")
-    stacked = np.stack([np.asarray(vector, np.float32) for vector in vectors])
-    lengths = np.linalg.norm(stacked.astype(np.float64), axis=1)
+    stacked = np.array(vectors, np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", stacked, stacked, dtype=np.float64))
     for at in np.flatnonzero(~((lengths > 0) & np.isfinite(lengths))):
         length = f"{lengths[at]:g}"
         raise SpaceError(

@@ -2,9 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,7 @@ __all__ = ["Changes", "Row", "chunks"]
 _BATCH = 500  # values in one SQL list
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A node, ready to be written.
 
     Attributes:
@@ -26,7 +25,8 @@ class Row:
         modality: text, image, ...
         class_name: of the node.
         body: the node as JSON.
-        meaning: digest of text, media and metadata; while that is the same, its vectors in other spaces hold.
+        metadata: of the node, as its body has it.
+        meaning: gives a digest of text, media and metadata; while that is the same, its vectors in other spaces hold.
         vectors: bytes of float32, by space.
     """
 
@@ -35,7 +35,8 @@ class Row:
     modality: str
     class_name: str
     body: str
-    meaning: str
+    metadata: Mapping[str, Any]
+    meaning: Callable[[], str]
     vectors: Mapping[str, bytes]
 
 
@@ -57,9 +58,10 @@ class Changes:
     """
 
     database: sqlite3.Connection
-    meaning_of: Any
+    meaning_of: Callable[[str, str], str]
     touched: dict[int, list[int]] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    _numbers: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def seqs(self, column: str, values: Sequence[str]) -> list[int]:
         """Numbers of the nodes whose ``node_id`` or ``ref_doc_id`` is among ``values``."""
@@ -68,11 +70,14 @@ class Changes:
 
     def partition(self, space: str, modality: str) -> int:
         """Number of a partition, which is made if need be."""
+        if (space, modality) in self._numbers:
+            return self._numbers[space, modality]
         find = "SELECT id FROM partitions WHERE space = ? AND modality = ?"
         row = self.database.execute(find, [space, modality]).fetchone()
         if row is None:
             insert = "INSERT INTO partitions (space, modality, change, vectors) VALUES (?, ?, 0, 0)"
             row = (self.database.execute(insert, [space, modality]).lastrowid,)
+        self._numbers[space, modality] = int(row[0])
         return int(row[0])
 
     # -- adding -----------------------------------------------------------------------------------------------------
@@ -94,7 +99,7 @@ class Changes:
                     vectors.setdefault(number, []).append((was.seq, vector))
                     same.setdefault(number, []).append(was.seq)
             else:
-                keeps = was.modality == row.modality and self.meaning_of(was.body, was.class_name) == row.meaning
+                keeps = was.modality == row.modality and self.meaning_of(was.body, was.class_name) == row.meaning()
                 fresh.append((row, {**(self._vectors(was) if keeps else {}), **row.vectors}))
                 replaced.append(was.seq)
         for number, seqs in same.items():
@@ -112,7 +117,7 @@ class Changes:
                 for seq, row in numbers.items()
             ],
         )
-        insert_facts(self.database, [(seq, json.loads(row.body)["metadata"]) for seq, row in numbers.items()])
+        insert_facts(self.database, [(seq, row.metadata) for seq, row in numbers.items()])
         for number, given_vectors in vectors.items():
             low = number << SEQ_BITS
             self.database.executemany(

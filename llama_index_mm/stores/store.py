@@ -211,8 +211,9 @@ class MediaStore:
         return [self._row(record.node, given) for record, given in zip(records, vectors, strict=True)]
 
     def _row(self, node: BaseNode, vectors: Mapping[str, bytes]) -> Row:
-        body = self._media.pack(node)
-        return Row(node.node_id, node.ref_doc_id, modality_of_node(node), node.class_name(), body, node.hash, vectors)
+        body, metadata = self._media.pack(node)
+        modality = modality_of_node(node)
+        return Row(node.node_id, node.ref_doc_id, modality, node.class_name(), body, metadata, lambda: node.hash, vectors)
 
     def delete(self, *, node_ids: Sequence[str] = (), ref_doc_ids: Sequence[str] = ()) -> int:
         """Delete nodes by their ids or by their documents'; unknown ids are passed over.
@@ -272,15 +273,15 @@ class MediaStore:
             if not others:
                 changes.drop(seqs)
             for seq, node in self.nodes(seqs).items() if others else ():
-                self._rewrite(database, seq, self._media.pack(node), self._media.pack(moved(node, Path(others[0].path))))
+                self._rewrite(database, seq, node, moved(node, Path(others[0].path)))
             changes.finish()
 
-    @staticmethod
-    def _rewrite(database: Any, seq: int, old: str, new: str) -> None:
+    def _rewrite(self, database: Any, seq: int, old: BaseNode, new: BaseNode) -> None:
         """Change what a node says of its file, under its number."""
-        delete_facts(database, [(seq, json.loads(old)["metadata"])])
-        insert_facts(database, [(seq, json.loads(new)["metadata"])])
-        database.execute("UPDATE nodes SET body = ?, digest = ? WHERE seq = ?", [new, row_digest(new.encode()), seq])
+        delete_facts(database, [(seq, self._media.pack(old)[1])])
+        body, metadata = self._media.pack(new)
+        insert_facts(database, [(seq, metadata)])
+        database.execute("UPDATE nodes SET body = ?, digest = ? WHERE seq = ?", [body, row_digest(body.encode()), seq])
 
     def note_sources(self, sources: Sequence[Source]) -> None:
         """Note what became of files; an older note on the same path is replaced."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
 from llama_index.core.schema import BaseNode
+from llama_index.core.utils import concat_dirs
 from llama_index.core.vector_stores.types import (
     DEFAULT_PERSIST_DIR,
     DEFAULT_PERSIST_FNAME,
@@ -25,11 +26,13 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
+from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.errors import QueryError, SpaceError, StoreError
 from llama_index_mm.media import MODALITIES
-from llama_index_mm.stores.records import Hit, Record
+from llama_index_mm.stores.filters import compile_filters
+from llama_index_mm.stores.records import Hit, Record, StoredSpace, scale
 from llama_index_mm.stores.store import MediaStore
 
 __all__ = ["SpaceVectorStore"]
@@ -125,8 +128,10 @@ class SpaceVectorStore(BasePydanticVectorStore):
         """
         if not nodes:
             return []
-        vectors = [_array(node.get_embedding(), f"Node {node.node_id}") for node in nodes]
+        vectors = _matrix(nodes)
         if self.space not in self._store.spaces():
+            # A first batch that is refused must not settle the dimension.
+            scale(vectors, [node.node_id for node in nodes], self.space, {self.space: StoredSpace(len(vectors[0]), "")})
             self._declare(len(vectors[0]))
         self._store.add([Record(node, {self.space: vector}) for node, vector in zip(nodes, vectors, strict=True)])
         return [node.node_id for node in nodes]
@@ -147,7 +152,7 @@ class SpaceVectorStore(BasePydanticVectorStore):
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
     ) -> None:
         """Delete the nodes that match ids and filters; nothing if neither is given."""
-        if node_ids or (filters is not None and filters.filters):
+        if node_ids or compile_filters(filters) is not None:  # a group of empty groups is no filter
             self._store.delete_from(self.space, self._store.find(node_ids=node_ids, filters=filters, space=self.space))
 
     async def adelete_nodes(
@@ -168,8 +173,13 @@ class SpaceVectorStore(BasePydanticVectorStore):
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Give the nodes that match ids and filters, in the order in which they were added."""
-        seqs = self._store.find(node_ids=node_ids, filters=filters, space=self.space)
-        return list(self._store.nodes(seqs.tolist()).values())
+        nodes: dict[int, BaseNode] = {}
+        for _ in range(_TRIES):
+            seqs = self._store.find(node_ids=node_ids, filters=filters, space=self.space).tolist()
+            nodes = self._store.nodes(seqs)
+            if len(nodes) == len(seqs):  # else some were deleted meanwhile, or replaced, under new numbers
+                break
+        return list(nodes.values())
 
     async def aget_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Like `get_nodes`, off the event loop."""
@@ -206,10 +216,8 @@ class SpaceVectorStore(BasePydanticVectorStore):
         raise StoreError("Nodes are being deleted faster than they can be read. Try again.")
 
     def _query(self, query: VectorStoreQuery, vector: Vectors, options: dict[str, Any]) -> VectorStoreQueryResult | None:
-        """The result, or None if a node was deleted while it was looked for."""
-        among = None
-        if query.node_ids or query.doc_ids or query.filters is not None:
-            among = self._store.find(node_ids=query.node_ids, ref_doc_ids=query.doc_ids, filters=query.filters)
+        """The result, or None if a node was deleted or replaced while it was looked for."""
+        among = self._among(query)
         how = {name: options[name] for name in ("exact", "fingerprint") if name in options}
         mmr = query.mode == VectorStoreQueryMode.MMR
         k = query.similarity_top_k
@@ -224,7 +232,12 @@ class SpaceVectorStore(BasePydanticVectorStore):
         hits = sorted(hits, key=lambda pair: (-pair[0].similarity, pair[0].seq))[:depth]
         if mmr:
             threshold = options.get("mmr_threshold", query.mmr_threshold)
-            hits = self._diverse(vector, hits, k, threshold)
+            chosen = self._diverse(vector, hits, k, threshold)
+            if chosen is None:
+                return None
+            hits = chosen
+        if among is not None and len(hits) < k and _differ(among, self._among(query)):
+            return None  # what is gone may be there again, under another number
         nodes = self._store.nodes([hit.seq for hit, _ in hits])
         if len(nodes) < len(hits):
             return None
@@ -234,14 +247,24 @@ class SpaceVectorStore(BasePydanticVectorStore):
             ids=[nodes[hit.seq].node_id for hit, _ in hits],
         )
 
-    def _diverse(self, vector: Vectors, hits: list[tuple[Hit, str]], k: int, threshold: float | None) -> list[tuple[Hit, str]]:
-        """Maximal marginal relevance, by LlamaIndex's own function."""
-        if not hits:
+    def _among(self, query: VectorStoreQuery) -> NDArray[np.int64] | None:
+        """Numbers of the nodes that a query may find; None for all."""
+        if not query.node_ids and not query.doc_ids and compile_filters(query.filters) is None:
+            return None
+        return self._store.find(node_ids=query.node_ids, ref_doc_ids=query.doc_ids, filters=query.filters)
+
+    def _diverse(
+        self, vector: Vectors, hits: list[tuple[Hit, str]], k: int, threshold: float | None
+    ) -> list[tuple[Hit, str]] | None:
+        """Maximal marginal relevance, by LlamaIndex's own function; None if a vector was deleted meanwhile."""
+        if not hits or k < 1:
             return []
         known: dict[int, Vectors] = {}
         for modality in {modality for _, modality in hits}:
             seqs = [hit.seq for hit, of in hits if of == modality]
             known.update(zip(seqs, self._store.vectors(self.space, modality, seqs), strict=True))
+        if not all(one.any() for one in known.values()):
+            return None
         scores, chosen = get_top_k_mmr_embeddings(
             vector.tolist(),
             [known[hit.seq].tolist() for hit, _ in hits],
@@ -273,34 +296,42 @@ class SpaceVectorStore(BasePydanticVectorStore):
         Raises:
             StoreError: it can't be written.
         """
+        if fs is not None:
+            persist_path = str(fs._strip_protocol(persist_path))
         if fs is not None and not isinstance(fs, LocalFileSystem):
-            with tempfile.TemporaryDirectory() as folder:
-                local = Path(folder) / "persisted" / PurePosixPath(persist_path).name
-                self.persist(str(local))
-                fs.makedirs(str(PurePosixPath(persist_path).parent), exist_ok=True)
-                for path in sorted(local.parent.rglob("*")):
-                    if path.is_file():
-                        target = PurePosixPath(persist_path).parent / path.relative_to(local.parent).as_posix()
-                        fs.makedirs(str(target.parent), exist_ok=True)
-                        fs.put_file(str(path), str(target))
+            self._upload(PurePosixPath(persist_path), fs)
             return
         path = Path(persist_path)
-        if path.parent.resolve() == self._store.folder.resolve():
-            where = "."
-            self._store.checkpoint()
-        else:
-            # One copy for all spaces that are persisted into the same folder; the new one is whole before the old one goes.
-            where = f"mm-store-{self._store.identity}"
-            fresh = path.parent / f"{where}.{uuid.uuid4().hex}.part"
-            self._store.copy_to(fresh)
-            shutil.rmtree(path.parent / where, ignore_errors=True)
-            fresh.rename(path.parent / where)
+        folder, own = path.parent.resolve(), self._store.folder.resolve()
+        # One copy for all spaces that are persisted into the same folder; the new one is whole before the old one goes.
+        where = "." if own == folder else f"mm-store-{self._store.identity}"
+        fresh = folder / f"{where}.{uuid.uuid4().hex}.part"
         told = {"kind": _KIND, "store": where, "space": self.space}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if own == folder / where:  # it lies there, or was opened from there
+                self._store.checkpoint()
+            else:
+                self._store.copy_to(fresh)
+                shutil.rmtree(folder / where, ignore_errors=True)
+                fresh.rename(folder / where)
             path.write_text(json.dumps(told), encoding="utf-8")
         except OSError as error:
             raise StoreError(f"{path} can't be written: {error}.") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _upload(self, path: PurePosixPath, fs: fsspec.AbstractFileSystem) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            local = Path(temporary) / "persisted" / path.name
+            self.persist(str(local))
+            files = [one for one in local.parent.rglob("*") if one.is_file() and one != local]
+            try:
+                for file in [*sorted(files), local]:
+                    target = path.parent / file.relative_to(local.parent).as_posix()
+                    fs.makedirs(str(target.parent), exist_ok=True)
+                    fs.put_file(str(file), str(target))
+            except OSError as error:
+                raise StoreError(f"{path} can't be written: {error}.") from error
 
     @classmethod
     def from_persist_path(cls, persist_path: str, fs: fsspec.AbstractFileSystem | None = None) -> "SpaceVectorStore":
@@ -313,25 +344,21 @@ class SpaceVectorStore(BasePydanticVectorStore):
         Raises:
             StoreError: there is nothing there, or something else.
         """
-        temporary = None
-        if fs is not None and not isinstance(fs, LocalFileSystem):
-            temporary = tempfile.TemporaryDirectory(prefix="llama-index-mm-")
-            if not fs.exists(persist_path):
-                raise StoreError(f"There is no persisted store in {persist_path}.")
-            fs.get(str(PurePosixPath(persist_path).parent) + "/", temporary.name, recursive=True)
-            persist_path = str(Path(temporary.name) / PurePosixPath(persist_path).name)
-        path = Path(persist_path)
+        if fs is not None:
+            persist_path = str(fs._strip_protocol(persist_path))
+        if fs is None or isinstance(fs, LocalFileSystem):
+            where, space = _read_small(persist_path, Path(persist_path).read_bytes)
+            return cls(MediaStore(Path(persist_path).parent / where, create=False), space)
+        where, space = _read_small(persist_path, lambda: fs.cat_file(persist_path))
+        temporary = tempfile.TemporaryDirectory(prefix="llama-index-mm-")
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise StoreError(f"There is no persisted store in {path}: {error}.") from error
-        except ValueError as error:
-            raise StoreError(f"{path} was not written by this store's persist: {error}.") from error
-        if not isinstance(told, dict) or told.get("kind") != _KIND:
-            raise StoreError(f"{path} was not written by this store's persist, but by another vector store.")
-        store = MediaStore(path.parent / told["store"], create=False)
+            _download(fs, PurePosixPath(persist_path).parent / where, Path(temporary.name))
+            store = MediaStore(temporary.name, create=False)
+        except BaseException:
+            temporary.cleanup()
+            raise
         store.temporary = temporary
-        return cls(store, told["space"])
+        return cls(store, space)
 
     @classmethod
     def from_persist_dir(
@@ -350,7 +377,45 @@ class SpaceVectorStore(BasePydanticVectorStore):
         Raises:
             StoreError: as in `from_persist_path`.
         """
-        return cls.from_persist_path(str(PurePosixPath(persist_dir) / f"{namespace}{_SEPARATOR}{DEFAULT_PERSIST_FNAME}"), fs)
+        return cls.from_persist_path(concat_dirs(str(persist_dir), f"{namespace}{_SEPARATOR}{DEFAULT_PERSIST_FNAME}"), fs)
+
+
+def _differ(some: NDArray[np.int64], others: NDArray[np.int64] | None) -> bool:
+    return others is None or not np.array_equal(some, others)
+
+
+def _read_small(path: str, read: Callable[[], bytes]) -> tuple[str, str]:
+    """Folder of the store and name of the space, out of the small file that `persist` writes."""
+    try:
+        told = json.loads(read())
+    except OSError as error:
+        raise StoreError(f"There is no persisted store in {path}: {error}.") from error
+    except ValueError as error:
+        raise StoreError(f"{path} was not written by this store's persist: {error}.") from error
+    if not isinstance(told, dict) or told.get("kind") != _KIND:
+        raise StoreError(f"{path} was not written by this store's persist, but by another vector store.")
+    return str(told["store"]), str(told["space"])
+
+
+def _download(fs: fsspec.AbstractFileSystem, source: PurePosixPath, folder: Path) -> None:
+    for remote in fs.find(str(source)):
+        local = folder / PurePosixPath(remote).relative_to(source)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(remote, str(local))
+
+
+def _matrix(nodes: Sequence[BaseNode]) -> Sequence[Vectors]:
+    """The embeddings of nodes, ``(d,)`` float32 each."""
+    given = [node.get_embedding() for node in nodes]
+    try:
+        vectors = np.empty((len(given), len(given[0])), np.float32)
+        for row, embedding in zip(vectors, given, strict=True):
+            if len(embedding) != len(row):
+                raise ValueError
+            row[:] = embedding  # half the time of making an array of each list
+    except (TypeError, ValueError):
+        return [_array(embedding, f"Node {node.node_id}") for embedding, node in zip(given, nodes, strict=True)]
+    return list(vectors)
 
 
 def _array(embedding: Any, whose: str) -> Vectors:
