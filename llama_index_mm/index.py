@@ -134,18 +134,34 @@ class MultiModalIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ingest(self, source: Path | str | Iterable[Path | str], *, show_progress: bool = False) -> IngestReport:
+    def ingest(
+        self,
+        source: Path | str | Iterable[Path | str],
+        *,
+        show_progress: bool = False,
+        prune: bool = False,
+        dry_run: bool = False,
+    ) -> IngestReport:
         """Take in files and folders: new and changed files are read, broken ones are reported, the rest goes on.
 
         Args:
             source: a path, a folder, or several.
             show_progress: show a bar on standard error.
+            prune: take files out of the index that were in one of these folders and are gone.
+            dry_run: change nothing; the report tells what would be done, as far as names and digests show that.
         """
-        return self._ingestor.ingest(source, show_progress=show_progress)
+        return self._ingestor.ingest(source, show_progress=show_progress, prune=prune, dry_run=dry_run)
 
-    async def aingest(self, source: Path | str | Iterable[Path | str], *, show_progress: bool = False) -> IngestReport:
+    async def aingest(
+        self,
+        source: Path | str | Iterable[Path | str],
+        *,
+        show_progress: bool = False,
+        prune: bool = False,
+        dry_run: bool = False,
+    ) -> IngestReport:
         """Like `ingest`, off the event loop."""
-        return await asyncio.to_thread(self.ingest, source, show_progress=show_progress)
+        return await asyncio.to_thread(self.ingest, source, show_progress=show_progress, prune=prune, dry_run=dry_run)
 
     def insert(self, document: BaseNode) -> None:
         """Take in one document; one with the same id is replaced.

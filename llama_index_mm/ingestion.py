@@ -32,6 +32,7 @@ from llama_index_mm.errors import (
     StoreError,
 )
 from llama_index_mm.media import Waveform, digest_file, load_audio, modality_of
+from llama_index_mm.media.files import check_readable
 from llama_index_mm.nodes import PREFIX, AudioMedia, MediaNode, modality_of_node
 from llama_index_mm.presets import Preset
 from llama_index_mm.readers import Problem, list_files
@@ -75,6 +76,7 @@ class IngestReport:
         added: files that were read and stored.
         unchanged: files whose content was stored already.
         duplicates: files with the content of another file; they share its nodes.
+        removed: files that are gone from disk and were taken out of the index.
         problems: files that could not be taken, with reasons.
         nodes: how many nodes were stored.
     """
@@ -82,12 +84,14 @@ class IngestReport:
     added: int = 0
     unchanged: int = 0
     duplicates: int = 0
+    removed: int = 0
     problems: list[Problem] = field(default_factory=list)
     nodes: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.added} added ({self.nodes} nodes)", f"{self.unchanged} unchanged"]
         parts += [f"{self.duplicates} duplicates"] if self.duplicates else []
+        parts += [f"{self.removed} removed"] if self.removed else []
         return ", ".join([*parts, f"{len(self.problems)} not taken"])
 
 
@@ -129,6 +133,8 @@ class Ingestor:
         *,
         show_progress: bool = False,
         on_file: Callable[[Path], None] | None = None,
+        prune: bool = False,
+        dry_run: bool = False,
     ) -> IngestReport:
         """Take files and folders in. A run that was stopped goes on where it stopped when it is called again.
 
@@ -136,22 +142,59 @@ class Ingestor:
             source: a path, a folder, or several.
             show_progress: show a bar on standard error.
             on_file: called with each path before it is read.
+            prune: take files out of the index that were in one of these folders and are gone.
+            dry_run: change nothing; the report tells what would be done, as far as names and digests show that.
         """
         report = IngestReport()
         waiting: list[_Item] = []
-        files = list(dict.fromkeys(Path(os.path.abspath(path)) for path in list_files(source)))  # noqa: PTH100 - links are kept
+        given = [source] if isinstance(source, str | os.PathLike) else list(source)
+        files = list(dict.fromkeys(Path(os.path.abspath(path)) for path in list_files(given)))  # noqa: PTH100 - links are kept
         with tqdm(files, desc="ingest", unit="file", disable=not show_progress) as bar:
             for path in bar:
                 bar.set_postfix_str(path.name[-30:], refresh=False)
                 if on_file is not None:
                     on_file(path)
+                if dry_run:
+                    self._look(path, report)
+                    continue
                 item = self._file(path, waiting, report)
                 if item is not None:
                     waiting.append(item)
                 if _is_full(waiting):
                     self._flush(waiting, report)
             self._flush(waiting, report)
+        for gone in self._gone(given) if prune else []:  # at last, for a file that was moved keeps its nodes
+            report.removed += 1
+            if not dry_run:
+                self._store.release(gone)
         return report
+
+    def _gone(self, given: Sequence[Path | str]) -> list[str]:
+        """Files that the index knows, that lay in one of these folders or were given themselves, and that are gone."""
+        roots = [Path(os.path.abspath(one)) for one in given]  # noqa: PTH100 - links are kept
+        known = [Path(one.path) for one in self._store.sources()]
+        return [
+            str(path)
+            for path in known
+            if not os.path.lexists(path) and any(path == root or root in path.parents for root in roots)
+        ]
+
+    def _look(self, path: Path, report: IngestReport) -> None:
+        """Tell what would become of a file, without decoding it."""
+        try:
+            modality_of(path)
+            check_readable(path)
+            digest = digest_file(path)
+        except (MediaError, OSError) as error:
+            report.problems.append(Problem(path, str(error)))
+            return
+        known = self._store.source(str(path)) if _is_unicode(path) else None
+        if known is not None and known.digest == digest and known.status == "indexed":
+            report.unchanged += 1
+        elif self._store.sources(document_id=digest[:32]):
+            report.duplicates += 1
+        else:
+            report.added += 1
 
     def insert(self, documents: Sequence[BaseNode], *, show_progress: bool = False) -> IngestReport:
         """Take documents in: media nodes, LlamaIndex documents, images and text nodes.

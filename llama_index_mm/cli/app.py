@@ -68,6 +68,8 @@ def ingest(
     source: Annotated[list[Path], typer.Argument(help="Files and folders.")],
     store: Store = _DEFAULT_STORE,
     preset: Annotated[str | None, typer.Option("--preset", help="For a new index: offline, offline-en or clip.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Take out files of these folders that are gone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Take files into an index. What is there already is skipped; what can't be read is reported, and the rest goes on."""
@@ -76,7 +78,7 @@ def ingest(
     if missing := [path for path in source if not path.exists()]:
         raise DecodeError(f"There is no file or folder {missing[0]}.")
     with MultiModalIndex.open(store, preset=preset, create=True) as index:
-        report = index.ingest(source, show_progress=True)
+        report = index.ingest(source, show_progress=True, prune=prune, dry_run=dry_run)
     if as_json:
         problems = [{"path": str(one.path), "reason": one.reason} for one in report.problems]
         _print_json({**asdict(report), "problems": problems})
