@@ -17,6 +17,7 @@ from llama_index_mm.errors import QueryError, SpaceError, StoreError
 from llama_index_mm.ingestion import Ingestor, IngestReport
 from llama_index_mm.media import Modality, Waveform
 from llama_index_mm.presets import Preset, load_preset
+from llama_index_mm.readers import FetchLimits
 from llama_index_mm.retrieval import Fusion, FusionRetriever
 from llama_index_mm.retrieval.retriever import Weights
 from llama_index_mm.stores import MediaStore, SpaceVectorStore
@@ -141,16 +142,18 @@ class MultiModalIndex:
         show_progress: bool = False,
         prune: bool = False,
         dry_run: bool = False,
+        limits: FetchLimits | None = None,
     ) -> IngestReport:
         """Take in files and folders: new and changed files are read, broken ones are reported, the rest goes on.
 
         Args:
-            source: a path, a folder, or several.
+            source: a path, a folder, an address such as ``https://...`` or ``s3://...``, or several of these.
             show_progress: show a bar on standard error.
             prune: take files out of the index that were in one of these folders and are gone.
             dry_run: change nothing; the report tells what would be done, as far as names and digests show that.
+            limits: of what is fetched from elsewhere: bytes, seconds, and whether private addresses may be asked.
         """
-        return self._ingestor.ingest(source, show_progress=show_progress, prune=prune, dry_run=dry_run)
+        return self._ingestor.ingest(source, show_progress=show_progress, prune=prune, dry_run=dry_run, limits=limits)
 
     async def aingest(
         self,
@@ -159,9 +162,11 @@ class MultiModalIndex:
         show_progress: bool = False,
         prune: bool = False,
         dry_run: bool = False,
+        limits: FetchLimits | None = None,
     ) -> IngestReport:
         """Like `ingest`, off the event loop."""
-        return await asyncio.to_thread(self.ingest, source, show_progress=show_progress, prune=prune, dry_run=dry_run)
+        options = {"show_progress": show_progress, "prune": prune, "dry_run": dry_run}
+        return await asyncio.to_thread(self.ingest, source, limits=limits, **options)
 
     def insert(self, document: BaseNode) -> None:
         """Take in one document; one with the same id is replaced.

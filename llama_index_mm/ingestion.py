@@ -31,12 +31,13 @@ from llama_index_mm.errors import (
     SpaceError,
     StoreError,
 )
-from llama_index_mm.media import Waveform, digest_file, load_audio, modality_of
+from llama_index_mm.media import Waveform, digest_bytes, digest_file, load_audio, modality_of
 from llama_index_mm.media.files import check_readable
 from llama_index_mm.nodes import PREFIX, AudioMedia, MediaNode, modality_of_node
 from llama_index_mm.presets import Preset
-from llama_index_mm.readers import Problem, list_files
+from llama_index_mm.readers import FetchLimits, Problem, list_files
 from llama_index_mm.readers.media import document_of
+from llama_index_mm.readers.remote import is_remote, list_remote, read_remote
 from llama_index_mm.stores import MediaStore, Record, Source
 from llama_index_mm.transforms.audio import SplitAudio
 from llama_index_mm.transforms.images import LabelImages
@@ -135,29 +136,43 @@ class Ingestor:
         on_file: Callable[[Path], None] | None = None,
         prune: bool = False,
         dry_run: bool = False,
+        limits: FetchLimits | None = None,
     ) -> IngestReport:
         """Take files and folders in. A run that was stopped goes on where it stopped when it is called again.
 
         Args:
-            source: a path, a folder, or several.
+            source: a path, a folder, an address such as ``https://...`` or ``s3://...``, or several of these.
             show_progress: show a bar on standard error.
             on_file: called with each path before it is read.
             prune: take files out of the index that were in one of these folders and are gone.
-            dry_run: change nothing; the report tells what would be done, as far as names and digests show that.
+            dry_run: change nothing; the report tells what would be done, as far as names and digests show that. Addresses
+                are not fetched.
+            limits: of what is fetched from elsewhere.
         """
         report = IngestReport()
         waiting: list[_Item] = []
-        given = [source] if isinstance(source, str | os.PathLike) else list(source)
-        files = list(dict.fromkeys(Path(os.path.abspath(path)) for path in list_files(given)))  # noqa: PTH100 - links are kept
+        every = [source] if isinstance(source, str | os.PathLike) else list(source)
+        given = [one for one in every if not is_remote(one)]
+        # Links are kept as they are.
+        files: list[Path | str] = [Path(os.path.abspath(path)) for path in list_files(given)]  # noqa: PTH100
+        for address in [str(one) for one in every if is_remote(one)]:
+            try:
+                files += list_remote(address)
+            except DecodeError as error:
+                report.problems.append(Problem(Path(address), str(error)))
+        files = list(dict.fromkeys(files))
         with tqdm(files, desc="ingest", unit="file", disable=not show_progress) as bar:
             for path in bar:
-                bar.set_postfix_str(path.name[-30:], refresh=False)
+                bar.set_postfix_str(str(path).rsplit("/", 1)[-1][-30:], refresh=False)
                 if on_file is not None:
-                    on_file(path)
-                if dry_run:
+                    on_file(Path(path))
+                if isinstance(path, str):
+                    item = None if dry_run else self._address(path, waiting, report, limits)
+                elif dry_run:
                     self._look(path, report)
                     continue
-                item = self._file(path, waiting, report)
+                else:
+                    item = self._file(path, waiting, report)
                 if item is not None:
                     waiting.append(item)
                 if _is_full(waiting):
@@ -245,12 +260,7 @@ class Ingestor:
             if same := [item for item in waiting if item.document_id == source.document_id]:
                 same[0].sources.append(source)
                 return None
-            if digest and self._store.sources(document_id=source.document_id):
-                self._store.note_sources([source])
-                for other in self._store.sources(document_id=source.document_id):
-                    if not Path(other.path).exists():  # the file was renamed or moved
-                        self._store.release(other.path)
-                report.duplicates += 1
+            if digest and self._is_known(source, report):
                 return None
             document = document_of(path, digest or None)
             return _Item(document.node_id, self._transform(document), [source])
@@ -260,8 +270,47 @@ class Ingestor:
             self._fail(path, digest, _reason(error), report)
             return None
 
-    def _fail(self, path: Path, digest: str, reason: str, report: IngestReport) -> None:
-        report.problems.append(Problem(path, reason))
+    def _is_known(self, source: Source, report: IngestReport) -> bool:
+        """Whether the index has the content of a file; then it notes that this file holds it too."""
+        if not self._store.sources(document_id=source.document_id):
+            return False
+        self._store.note_sources([source])
+        for other in self._store.sources(document_id=source.document_id):
+            if not is_remote(other.path) and not Path(other.path).exists():  # the file was renamed or moved
+                self._store.release(other.path)
+        report.duplicates += 1
+        return True
+
+    def _address(self, address: str, waiting: list[_Item], report: IngestReport, limits: FetchLimits | None) -> _Item | None:
+        """Fetch a file and keep it in the store's media folder; None if there is nothing to encode."""
+        known = self._store.source(address)
+        digest = ""
+        try:
+            fetched = read_remote(address, limits)
+            modality_of(Path(fetched.name))
+            digest = digest_bytes(fetched.data)
+            if known is not None and known.digest == digest and known.status == "indexed":
+                report.unchanged += 1
+                return None
+            if known is not None:
+                self._store.release(address)
+            source = Source(address, digest, "indexed", document_id=digest[:32])
+            path = self._store.media_path(fetched.data, Path(fetched.name).suffix.lower())
+            if same := [item for item in waiting if item.document_id == source.document_id]:
+                same[0].sources.append(source)
+                return None
+            if self._is_known(source, report):
+                return None
+            document = document_of(path, digest, name=fetched.name, url=address)
+            return _Item(document.node_id, self._transform(document), [source])
+        except _FATAL:
+            raise
+        except Exception as error:
+            self._fail(address, digest, _reason(error), report)
+            return None
+
+    def _fail(self, path: Path | str, digest: str, reason: str, report: IngestReport) -> None:
+        report.problems.append(Problem(Path(path), reason))
         self._store.note_sources([Source(str(path), digest, "failed", reason)])
 
     def _transform(self, document: BaseNode) -> list[BaseNode]:
@@ -288,7 +337,7 @@ class Ingestor:
                     self._flush([item], report)
                 return
             for source in items[0].sources:
-                self._fail(Path(source.path), source.digest, _reason(error), report)
+                self._fail(source.path, source.digest, _reason(error), report)
             if not items[0].sources:
                 report.problems.append(Problem(Path(items[0].document_id), _reason(error)))
             return
@@ -362,10 +411,10 @@ def as_media(document: BaseNode, store: MediaStore) -> BaseNode:
         raise DecodeError(f"Document {document.node_id} has media by URL only; download it first and give the file.")
     suffix = ".wav" if isinstance(document, Node) and document.audio_resource else ".png"
     file = store.media_path(data, suffix) if data is not None else Path(str(path))
-    made = document_of(file)
+    own = {key: value for key, value in document.metadata.items() if not key.startswith(PREFIX)}
+    made = document_of(file, name=str(own["file_name"]) if own.get("file_name") else None)
     if not isinstance(made, MediaNode):
         raise DecodeError(f"Document {document.node_id}: {file.name} is no picture and no sound.")
-    own = {key: value for key, value in document.metadata.items() if not key.startswith(PREFIX)}
     text = document.get_content().strip()
     fresh = made.with_facts(text=text or None)
     fresh.metadata.update(own)

@@ -41,6 +41,7 @@ __all__ = [
     "node_to_json",
     "plain",
     "retype",
+    "title_of",
 ]
 
 PREFIX = "mm_"
@@ -122,7 +123,8 @@ class MediaNode(Node):
 
     path = property(lambda self: Path(self.metadata[PREFIX + "path"]), doc="The media file.")
     digest = _fact("digest", "SHA-256 of the media file's content.")
-    title = property(lambda self: title_of(self.path), doc="Words of the file's name.")
+    url = _fact("url", "Where the file came from, None if from a disk.")
+    title = property(lambda self: title_of(Path(self.metadata.get("file_name") or self.path)), doc="Words of the file's name.")
 
     @property
     def text(self) -> str:
@@ -260,7 +262,7 @@ def retype(node: BaseNode) -> BaseNode:
 def moved(node: BaseNode, path: Path) -> BaseNode:
     """Give a copy that points to another file of the same content."""
     copy = node.model_copy(deep=True)
-    old = Path(copy.metadata.get(PREFIX + "path", ""))
+    old = Path(copy.metadata.get("file_name") or copy.metadata.get(PREFIX + "path", ""))
     copy.metadata |= {"file_name": path.name, "file_path": str(path), PREFIX + "path": str(path)}
     if isinstance(copy, MediaNode):
         for name, resource in copy._resources(path, copy.metadata).items():

@@ -65,7 +65,7 @@ def demo(
 
 @app.command()
 def ingest(
-    source: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    source: Annotated[list[str], typer.Argument(help="Files, folders, and addresses (https://..., s3://...).")],
     store: Store = _DEFAULT_STORE,
     preset: Annotated[str | None, typer.Option("--preset", help="For a new index: offline, offline-en or clip.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Take out files of these folders that are gone.")] = False,
@@ -74,8 +74,9 @@ def ingest(
 ) -> None:
     """Take files into an index. What is there already is skipped; what can't be read is reported, and the rest goes on."""
     from llama_index_mm.index import MultiModalIndex
+    from llama_index_mm.readers.remote import is_remote
 
-    if missing := [path for path in source if not path.exists()]:
+    if missing := [one for one in source if not is_remote(one) and not Path(one).exists()]:
         raise DecodeError(f"There is no file or folder {missing[0]}.")
     with MultiModalIndex.open(store, preset=preset, create=True) as index:
         report = index.ingest(source, show_progress=True, prune=prune, dry_run=dry_run)

@@ -13,7 +13,7 @@ from llama_index.core.schema import BaseNode, Document
 from llama_index_mm.errors import DecodeError, MediaError
 from llama_index_mm.media import digest_file, modality_of
 from llama_index_mm.media.files import INDEX_FILE, check_readable
-from llama_index_mm.nodes import PREFIX, AudioMedia, ImageMedia, MediaNode, MeshMedia
+from llama_index_mm.nodes import PREFIX, AudioMedia, ImageMedia, MediaNode, MeshMedia, title_of
 
 __all__ = ["MediaReader", "Problem", "document_of", "list_files"]
 
@@ -57,7 +57,7 @@ def list_files(source: Path | str | Iterable[Path | str]) -> Iterator[Path]:
             raise DecodeError(f"There is no file or folder {path}.")
 
 
-def document_of(path: Path, digest: str | None = None) -> BaseNode:
+def document_of(path: Path, digest: str | None = None, *, name: str | None = None, url: str | None = None) -> BaseNode:
     """Make the document of one file: a `Document` for text, a media node for everything else.
 
     The document's id is made of the content's digest, so it stays the same wherever the file lies.
@@ -65,6 +65,8 @@ def document_of(path: Path, digest: str | None = None) -> BaseNode:
     Args:
         path: the file.
         digest: SHA-256 of its content if it is known already.
+        name: of the file, where its path has another one.
+        url: where it came from.
 
     Raises:
         MediaError: the file is missing, empty, of no known kind, or no text in UTF-8 though it should be.
@@ -74,20 +76,26 @@ def document_of(path: Path, digest: str | None = None) -> BaseNode:
     path = path.resolve()
     digest = digest or digest_file(path)
     mimetype = mimetypes.guess_type(path.name)[0]
+    name = name or path.name
     if modality != "text":
-        return _NODES[modality].create(path, digest=digest, id_=digest[:32], mimetype=mimetype)
+        title = title_of(Path(name))
+        return _NODES[modality].create(
+            path, digest=digest, id_=digest[:32], text=title, metadata={"file_name": name}, mimetype=mimetype, url=url
+        )
+    stated = {} if url is None else {PREFIX + "url": url}
     return Document(
         id_=digest[:32],
         text=_read_text(path),
         metadata={
-            "file_name": path.name,
+            "file_name": name,
             "file_path": str(path),
             PREFIX + "modality": "text",
             PREFIX + "path": str(path),
             PREFIX + "digest": digest,
+            **stated,
         },
-        excluded_embed_metadata_keys=list(_HIDDEN),
-        excluded_llm_metadata_keys=list(_HIDDEN),
+        excluded_embed_metadata_keys=[*_HIDDEN, *stated],
+        excluded_llm_metadata_keys=[*_HIDDEN, *stated],
     )
 
 

@@ -15,6 +15,7 @@ __all__ = ["MediaFolder"]
 
 _NAME = "media"
 _OWN = "mm-own-media://"  # stands for this folder in stored nodes
+_SAID = _OWN.replace("/", "\\/")  # the same to readers of JSON: where a node says it by itself
 
 
 class MediaFolder:
@@ -40,9 +41,13 @@ class MediaFolder:
             part.replace(path)
         return path
 
+    def find(self, digest: str) -> Path | None:
+        """The file with this content, None if there is none."""
+        return next(iter(sorted((self.folder / digest[:2]).glob(f"{digest}*"))), None) if digest else None
+
     def pack(self, node: BaseNode) -> tuple[str, Mapping[str, Any]]:
         """A node as JSON, in which files of this folder stay with the store when that is moved, and the metadata in it."""
-        body = node_to_json(node)
+        body = node_to_json(node).replace(_OWN, _SAID)
         if self._own not in body:
             return body, node.metadata
         packed = body.replace(self._own, _OWN)
@@ -58,4 +63,4 @@ class MediaFolder:
 
     def is_named_in(self, path: Path, bodies: str) -> bool:
         """Whether a packed node points to a file."""
-        return _OWN + path.relative_to(self.folder).as_posix() in bodies
+        return json.dumps(_OWN + path.relative_to(self.folder).as_posix())[1:-1] in bodies

@@ -272,8 +272,11 @@ class MediaStore:
             others = [one for one in self.sources(document_id=note.document_id) if one.path != path]
             if not others:
                 changes.drop(seqs)
-            for seq, node in self.nodes(seqs).items() if others else ():
-                self._rewrite(database, seq, node, moved(node, Path(others[0].path)))
+            local = next((Path(one.path) for one in others if "://" not in one.path), None)
+            place = local or self._media.find(note.digest)  # what came from elsewhere was kept
+            if others and place is not None:
+                for seq, node in self.nodes(seqs).items():
+                    self._rewrite(database, seq, node, moved(node, place))
             changes.finish()
 
     def _rewrite(self, database: Any, seq: int, old: BaseNode, new: BaseNode) -> None:
