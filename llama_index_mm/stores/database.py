@@ -1,5 +1,6 @@
 """The SQLite file of a store: connections, transactions, and who may write."""
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,11 @@ from filelock import FileLock, Timeout
 from llama_index_mm.errors import StoreError, StoreLockedError
 from llama_index_mm.media.files import INDEX_FILE
 from llama_index_mm.stores.filters import register_functions
-from llama_index_mm.stores.schema import MIGRATIONS, PAGE_SIZE, VERSION, statements
+from llama_index_mm.stores.schema import IDENTIFY, MIGRATIONS, PAGE_SIZE, VERSION, statements
 
 __all__ = ["Database"]
+
+logger = logging.getLogger(__name__)
 
 _LOCK_FILE = "writer.lock"
 _IDLE = 4  # connections kept for further reading
@@ -53,9 +56,15 @@ class Database:
         except (OSError, sqlite3.DatabaseError) as error:
             raise StoreError(f"{self.path} can't be opened as a store: {error}. Is the folder writable?") from error
         try:
-            self._prepare(first)
+            version = self._prepare(first)
+            if version != VERSION:
+                first.close()
+                self._migrate(version)
+                first = self._connect()
+                first.execute("PRAGMA journal_mode = WAL").fetchall()
         except sqlite3.DatabaseError as error:
             first.close()
+            self.close()
             if "locked" in str(error) or "readonly" in str(error):
                 raise StoreError(
                     f"{self.path} can't be opened now: {error}. Is another process writing, or is it read-only?"
@@ -74,8 +83,8 @@ class Database:
         register_functions(connection)
         return connection
 
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        """Make the tables of a new store, or bring those of an older one up to date."""
+    def _prepare(self, database: sqlite3.Connection) -> int:
+        """Make the tables of a new store; give the version of the one that is there, if it can be brought up to date."""
         if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
             database.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             database.execute("PRAGMA journal_mode = WAL")
@@ -84,30 +93,40 @@ class Database:
                 for statement in statements():
                     database.execute(statement)
                 database.execute("INSERT INTO meta VALUES ('version', ?)", [str(VERSION)])
+                database.execute(IDENTIFY)
             database.execute("COMMIT")
         database.execute("PRAGMA journal_mode = WAL")
         row = database.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
         version = int(row[0]) if row and row[0].isdecimal() else None
-        if version == VERSION:
-            return
-        if version not in MIGRATIONS:
+        if version is None or (version != VERSION and version not in MIGRATIONS):
             raise StoreError(
                 f"{self.path} is a store of version {row[0] if row else '?'}; this package reads version {VERSION}. "
                 "Index again."
             )
-        self._migrate(version)
+        return version
 
     def _migrate(self, version: int) -> None:
-        with self.writing() as database:
-            found = int(database.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()[0])
-            for step in range(found, VERSION):
-                MIGRATIONS[step](database)
-            database.execute("UPDATE meta SET value = ? WHERE key = 'version'", [str(VERSION)])
-        if self._writer is not None and version != VERSION:
-            self._writer.execute("PRAGMA journal_mode = DELETE")  # the size of pages can't change while there is a log
-            self._writer.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-            self._writer.execute("VACUUM")
-            self._writer.execute("PRAGMA journal_mode = WAL")
+        """Bring the tables of an older store up to date, while no other connection of this handle is open."""
+        try:
+            with self.writing() as database:
+                found = int(database.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()[0])
+                for step in range(found, VERSION):
+                    MIGRATIONS[step](database)
+                database.execute("UPDATE meta SET value = ? WHERE key = 'version'", [str(VERSION)])
+            with self.writer() as database:
+                for statement in ("PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {PAGE_SIZE}", "VACUUM"):
+                    database.execute(statement).fetchall()  # pages keep their size while there is a log
+        except StoreError as error:
+            locked = isinstance(error, StoreLockedError) or "locked" in str(error.__cause__)
+            why = "somebody else is writing it" if locked else str(error.__cause__)
+            raise (StoreLockedError if locked else StoreError)(
+                f"{self.path} is a store of version {version} and can't be brought up to version {VERSION} now: {why}. "
+                "It is as it was."
+            ) from error
+        except sqlite3.OperationalError as error:  # somebody is reading, or the disk is nearly full
+            logger.info("%s keeps the size of its pages: %s.", self.path, error)
+        finally:
+            self.give_up_writing()
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -118,17 +137,21 @@ class Database:
             if self._closed:
                 raise StoreError(f"The store in {self.path.parent} is closed. Open it again.")
             connection = self._idle.pop() if self._idle else None
-        connection = connection or self._connect()
+        try:
+            connection = connection or self._connect()
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self.path} can't be read: {error}.") from error
+        ended = False
         try:
             connection.execute("BEGIN")
             yield connection
+            connection.execute("COMMIT")
+            ended = True
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self.path} can't be read: {error}. Run: llama-index-mm check") from error
         finally:
-            if connection.in_transaction:
-                connection.execute("COMMIT")
             with self._guard:
-                keep = not self._closed and len(self._idle) < _IDLE
+                keep = ended and not self._closed and len(self._idle) < _IDLE
                 if keep:
                     self._idle.append(connection)
             if not keep:
@@ -166,10 +189,14 @@ class Database:
                     ) from error
                 except OSError as error:
                     raise StoreError(f"{self.path.parent} can't be written: {error}.") from error
-                self._writer = self._connect()
-                self._writer.execute("PRAGMA foreign_keys = ON")
-                self._writer.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-                self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+                try:
+                    self._writer = self._connect()
+                    self._writer.execute("PRAGMA foreign_keys = ON")
+                    self._writer.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+                    self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+                except sqlite3.DatabaseError as error:
+                    self.give_up_writing()
+                    raise StoreError(f"{self.path} can't be written: {error}.") from error
             yield self._writer
 
     @contextmanager
@@ -178,14 +205,16 @@ class Database:
 
         Raises:
             StoreLockedError: as in `writer`.
-            StoreError: the disk is full or fails.
+            StoreError: the disk is full or fails, or the file is damaged.
         """
         with self.writer() as database:
             try:
                 database.execute("BEGIN IMMEDIATE")
                 yield database
                 database.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+                raise
+            except sqlite3.DatabaseError as error:
                 raise StoreError(f"{self.path} was not changed: {error}. Nothing of this call is stored.") from error
             finally:
                 if database.in_transaction:  # SQLite may have rolled back by itself, when the disk is full for one

@@ -99,6 +99,6 @@ def delete_facts(database: sqlite3.Connection, entries: Iterable[tuple[int, Mapp
 
 def count_facts(database: sqlite3.Connection, entries: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[int, int]:
     """How many facts the nodes should have, and how many of these are there."""
-    rows = set(_rows(database, entries))
-    sql = "SELECT 1 FROM facts WHERE name = ? AND kind = ? AND value = ? AND seq = ?"
-    return len(rows), sum(database.execute(sql, row).fetchone() is not None for row in rows)
+    facts = {(*fact, seq) for seq, metadata in entries for fact in facts_of(metadata)}
+    sql = "SELECT 1 FROM facts WHERE name = (SELECT id FROM names WHERE name = ?) AND kind = ? AND value = ? AND seq = ?"
+    return len(facts), sum(database.execute(sql, fact).fetchone() is not None for fact in facts)

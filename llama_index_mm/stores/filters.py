@@ -28,7 +28,7 @@ _COMPARISONS = {
 }
 _JOINS = {FilterCondition.AND: " INTERSECT ", FilterCondition.OR: " UNION ", FilterCondition.NOT: " UNION "}
 _MOST = 256  # filters side by side; SQLite joins up to 500
-_DEEPEST = 8  # groups within groups; SQLite's parser has a stack of 100
+_DEEPEST = 8  # groups within groups
 _NUMBERS = "('integer', 'real', 'true', 'false')"
 # Wanted values go through JSON as the stored ones did, so that both are parsed alike. ``e`` is an element, ``w`` is wanted.
 _SAME = (
@@ -52,17 +52,29 @@ def register_functions(database: sqlite3.Connection) -> None:
     database.create_function("mm_number", 1, json.loads, deterministic=True)  # SQLite may read a number one bit off
 
 
-def compile_filters(filters: MetadataFilters | None, *, depth: int = 0) -> Clause | None:
+def compile_filters(filters: MetadataFilters | None) -> Clause | None:
     """Turn filters into an SQL query for the numbers of nodes, and its parameters; None if there is nothing to filter.
 
     Args:
         filters: what to match.
-        depth: of the group within others.
 
     Raises:
         FilterError: an operator or a value that has no meaning, or too many filters.
     """
-    if filters is None or not filters.filters:
+    tables: list[Clause] = []
+    whole = None if filters is None else _group(filters, tables, depth=0)
+    if whole is None or not tables:
+        return whole
+    named = ", ".join(f"g{at} AS ({query})" for at, (query, _) in enumerate(tables))
+    return f"WITH {named} {whole[0]}", [value for _, values in (*tables, whole) for value in values]
+
+
+def _group(filters: MetadataFilters, tables: list[Clause], *, depth: int) -> Clause | None:
+    """The query of a group, None if there is nothing in it. Groups within it are added to ``tables``, and go by their names.
+
+    Within one another they would overflow the stack of SQLite's parser.
+    """
+    if not filters.filters:
         return None
     if len(filters.filters) > _MOST or depth >= _DEEPEST:
         raise FilterError(
@@ -72,10 +84,15 @@ def compile_filters(filters: MetadataFilters | None, *, depth: int = 0) -> Claus
     parts: list[str] = []
     values: list[Any] = []
     for one in filters.filters:
-        clause = compile_filters(one, depth=depth + 1) if isinstance(one, MetadataFilters) else _compile(one)
-        if clause is not None:
-            parts.append(clause[0])
-            values += clause[1]
+        if isinstance(one, MetadataFilters):
+            inner = _group(one, tables, depth=depth + 1)
+            if inner is not None:
+                parts.append(f"SELECT seq FROM g{len(tables)}")
+                tables.append(inner)
+        else:
+            query, wanted = _compile(one)
+            parts.append(query)
+            values += wanted
     if not parts:
         return None
     condition = filters.condition or FilterCondition.AND

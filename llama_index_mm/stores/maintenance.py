@@ -6,11 +6,13 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from llama_index.core.schema import NodeRelationship
 
 from llama_index_mm.errors import StoreError
-from llama_index_mm.media import digest_file
+from llama_index_mm.media import MODALITIES, digest_file
 from llama_index_mm.media.files import INDEX_FILE
 from llama_index_mm.stores.approximate import ApproximateFacts
 from llama_index_mm.stores.checkpoints import DamagedFileError, load_checkpoint, paths_of
@@ -18,6 +20,7 @@ from llama_index_mm.stores.database import Database
 from llama_index_mm.stores.facts import count_facts, insert_facts, row_digest
 from llama_index_mm.stores.media_folder import MediaFolder
 from llama_index_mm.stores.partitions import Partitions
+from llama_index_mm.stores.rows import Changes
 from llama_index_mm.stores.schema import SEQ_BITS
 
 __all__ = ["CheckReport", "PartitionStatistics", "check", "compact", "copy", "repair", "statistics"]
@@ -117,13 +120,19 @@ def statistics(database: Database, partitions: Partitions) -> list[PartitionStat
 def check(database: Database, partitions: Partitions, media: MediaFolder) -> CheckReport:
     """Compare everything with everything."""
     problems = _Problems()
-    with database.reading() as connection:
-        told = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
-        if told != ["ok"]:
-            problems.tell("SQLite finds the database damaged", told)
-        nodes = _check_nodes(connection, problems)
-        vectors = _check_vectors(connection, problems)
-    files = _check_faiss(database, partitions, problems)
+    nodes = vectors = files = 0
+    try:
+        with database.reading() as connection:
+            told = [row[0] for row in connection.execute("PRAGMA integrity_check(5)")]
+            if told != ["ok"]:
+                problems.tell("SQLite finds the database damaged (restore the store from a copy)", told)
+            nodes = _check_nodes(connection, problems)
+            vectors = _check_vectors(connection, problems)
+        files = _check_faiss(database, partitions, problems)
+    except StoreError as error:
+        problems.tell(
+            "Not everything could be read (restore the store from a copy)", [str(error.__cause__ or error).rstrip(".")]
+        )
     files += _check_media(database, media, problems)
     return CheckReport(nodes, vectors, files, tuple(problems))
 
@@ -132,13 +141,13 @@ def _check_nodes(connection: sqlite3.Connection, problems: _Problems) -> int:
     damaged: list[str] = []
     lacking: list[str] = []
     count = facts = 0
-    for batch in _batches(connection.execute("SELECT seq, node_id, digest, body FROM nodes")):
+    for batch in _node_rows(connection):
         whole = []
-        for seq, node_id, digest, body in batch:
-            if row_digest(body.encode()) != digest:
+        for seq, node_id, metadata in batch:
+            if metadata is None:
                 damaged.append(node_id)
             else:
-                whole.append((seq, node_id, json.loads(body)["metadata"]))
+                whole.append((seq, node_id, metadata))
         expected, there = count_facts(connection, [(seq, metadata) for seq, _, metadata in whole])
         facts += expected
         if expected != there:
@@ -163,8 +172,8 @@ def _check_vectors(connection: sqlite3.Connection, problems: _Problems) -> int:
     counts = dict.fromkeys(known, 0)
     for key, digest, vector in connection.execute("SELECT key, digest, vector FROM vectors"):
         number, seq = key >> SEQ_BITS, key & ((1 << SEQ_BITS) - 1)
-        right = number in known and len(vector) == 4 * known[number][2] and row_digest(vector) == digest
-        if not right or not np.isfinite(np.frombuffer(vector, np.float32)).all():
+        right = number in known and isinstance(vector, bytes) and len(vector) == 4 * known[number][2]
+        if not right or row_digest(vector) != digest or not np.isfinite(np.frombuffer(vector, np.float32)).all():
             damaged.append(f"{'/'.join(known[number][:2]) if number in known else number} {seq}")
         if number in counts:
             counts[number] += 1
@@ -203,6 +212,9 @@ def _check_faiss(database: Database, partitions: Partitions, problems: _Problems
 
 def _check_media(database: Database, media: MediaFolder, problems: _Problems) -> int:
     files = media.files()
+    rows = database.read("SELECT node_id, body FROM nodes WHERE body LIKE '%mm-own-media:%'")
+    lacking = [str(node_id) for node_id, body in rows if not all(path.is_file() for path in media.named_in(str(body)))]
+    problems.tell("Nodes whose file in the store's media folder is gone (restore it from a copy, or index them again)", lacking)
     problems.tell(
         "Media files that are not what was written",
         [str(path.relative_to(media.store_folder.resolve())) for path in files if digest_file(path) != path.name.split(".")[0]],
@@ -210,9 +222,30 @@ def _check_media(database: Database, media: MediaFolder, problems: _Problems) ->
     return len(files)
 
 
-def _batches(rows: sqlite3.Cursor) -> Iterator[list[tuple[int, str, int, str]]]:
+def _node_rows(connection: sqlite3.Connection) -> Iterator[list[tuple[int, str, dict[str, Any] | None]]]:
+    """Number, id and metadata of all nodes, in batches; None where the row is not what was written."""
+    texts = ("body", "node_id", "modality", "class", "ref_doc_id")
+    rows = connection.execute(  # as bytes: what is damaged may be no UTF-8
+        f"SELECT seq, digest, {', '.join(f'CAST({name} AS BLOB)' for name in texts)} FROM nodes"
+    )
     while batch := rows.fetchmany(_BATCH):
-        yield batch
+        found = []
+        for seq, digest, body, *row in batch:
+            columns = [None if one is None else one.decode(errors="replace") for one in row]
+            found.append((seq, columns[0] or str(seq), _metadata(digest, body, columns)))
+        yield found
+
+
+def _metadata(digest: int, body: bytes | None, columns: list[str | None]) -> dict[str, Any] | None:
+    """Metadata of a node, if its row is what was written."""
+    if body is None or row_digest(body) != digest or columns[1] not in MODALITIES:
+        return None
+    fields = json.loads(body)
+    source = fields["relationships"].get(NodeRelationship.SOURCE.value)
+    if [fields["id_"], columns[1], fields["class_name"], source["node_id"] if source else None] != columns:
+        return None
+    metadata: dict[str, Any] = fields["metadata"]
+    return metadata
 
 
 # -- repair, compact, copy ---------------------------------------------------------------------------------------------
@@ -225,24 +258,21 @@ def repair(database: Database, partitions: Partitions) -> None:
         StoreLockedError: somebody else is writing.
     """
     with database.writing() as connection:
-        connection.execute("DELETE FROM facts")
-        rows = connection.execute("SELECT seq, body FROM nodes")
-        while batch := rows.fetchmany(_BATCH):
-            insert_facts(connection, [(seq, json.loads(body)["metadata"]) for seq, body in batch])
-        connection.execute(
-            f"DELETE FROM vectors WHERE NOT EXISTS (SELECT 1 FROM nodes AS n JOIN partitions AS p "
-            f"ON p.id = vectors.key >> {SEQ_BITS} WHERE n.seq = vectors.key & {(1 << SEQ_BITS) - 1} "
-            "AND n.modality = p.modality)"
-        )
+        damaged = [seq for batch in _node_rows(connection) for seq, _, metadata in batch if metadata is None]
+        connection.execute("DELETE FROM facts WHERE seq NOT IN (SELECT value FROM json_each(?))", [json.dumps(damaged)])
+        for batch in _node_rows(connection):
+            insert_facts(connection, [(seq, metadata) for seq, _, metadata in batch if metadata is not None])
+        changes = Changes(connection, lambda body, class_name: "")
+        changes.drop_orphans()
+        changes.finish()
         connection.execute(
             f"UPDATE partitions SET vectors = (SELECT count(*) FROM vectors "
             f"WHERE key BETWEEN id << {SEQ_BITS} AND (id << {SEQ_BITS} | {(1 << SEQ_BITS) - 1}))"
         )
         numbers = [number for (number,) in connection.execute("SELECT id FROM partitions ORDER BY id")]
-    approximate = [number for number, one in partitions.checkpoints().items() if one.approximate is not None]
-    partitions.forget()
+    partitions.unload()
     for number in numbers:
-        partitions.write(number, approximate=True if number in approximate else None)
+        partitions.write(number)
 
 
 def compact(database: Database, partitions: Partitions, media: MediaFolder) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Files that belong to a store: bytes that came without a file, and what was made of media, such as views of a mesh."""
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,17 @@ class MediaFolder:
     def unpack(self, body: str, class_name: str) -> BaseNode:
         """Undo `pack`."""
         return node_from_json(body.replace(_OWN, self._own), class_name)
+
+    def stand_in(self, value: Any) -> Any:
+        """A filter's value, in which a path of this folder is what it is in a packed node."""
+        if not isinstance(value, str):
+            return value
+        return value.replace(self._own, _OWN).replace(f"{self.folder}/", _OWN)
+
+    def named_in(self, body: str) -> list[Path]:
+        """Files of this folder to which a packed node points."""
+        told = dict.fromkeys(re.findall(re.escape(_OWN) + r"(?:[^\"\\]|\\.)*", body))
+        return [self.folder / json.loads(f'"{one}"')[len(_OWN) :] for one in told]
 
     def files(self) -> list[Path]:
         """All files, sorted."""

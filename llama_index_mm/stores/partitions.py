@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -161,7 +162,11 @@ class Partitions:
             if self._followed[number] > _MANY:
                 known = self.checkpoints().get(number)
                 if known is None or self._followed[number] > known.vectors:
-                    self.write(number)
+                    try:
+                        self.write(number)
+                    except StoreError as error:  # what was added is safe, and must not seem refused
+                        self._followed[number] = 0
+                        logger.warning("%s", error)
 
     def approximate(self, space: str, modality: str | None) -> dict[tuple[str, str], ApproximateFacts]:
         """Build approximate indexes for the partitions of a space; give what was measured."""
@@ -242,13 +247,6 @@ class Partitions:
             database.execute("DELETE FROM changes WHERE partition = ? AND change <= ?", row[:2])
             database.execute("UPDATE partitions SET listed_after = ? WHERE id = ?", [checkpoint.change, checkpoint.partition])
 
-    def forget(self) -> None:
-        """Drop all files, notes on them, and what is in memory."""
-        with self._database.writing() as database:
-            database.execute("DELETE FROM checkpoints")
-        self._tidy()
-        self._loaded.clear()
-
     def _tidy(self) -> list[Path]:
         return remove_others(self.folder, self.checkpoints().values())
 
@@ -257,8 +255,9 @@ def _is_due(database: sqlite3.Connection, number: int, vectors: int, everything:
     """Whether the files of a partition lag behind, and far enough for the work of writing them."""
     (size,) = database.execute("SELECT total(length(seqs)) FROM changes WHERE partition = ?", [number]).fetchone()
     pending = size / 8
-    enough = everything or vectors < _MANY or pending >= _STALE * vectors or _checkpoint(database, number) is None
-    return bool(pending > 0 and enough)
+    if _checkpoint(database, number) is None:  # changes need not be listed then: not in a copy, nor in a store of version 1
+        return bool(pending > 0 or vectors > 0)
+    return bool(pending > 0 and (everything or vectors < _MANY or pending >= _STALE * vectors))
 
 
 def _checkpoint(database: sqlite3.Connection, number: int) -> Checkpoint | None:
@@ -267,6 +266,13 @@ def _checkpoint(database: sqlite3.Connection, number: int) -> Checkpoint | None:
         return None
     number, change, vectors, digest, facts = row
     return Checkpoint(number, change, vectors, digest, ApproximateFacts.from_json(facts) if facts else None)
+
+
+def _vector(blob: Any, dimension: int) -> Vectors:
+    """A vector as the database has it."""
+    if not isinstance(blob, bytes) or len(blob) != 4 * dimension:
+        raise StoreError("A vector in the database is damaged. Run: llama-index-mm check")
+    return np.frombuffer(blob, np.float32)
 
 
 def _all_blocks(database: sqlite3.Connection, number: int, dimension: int) -> Iterator[Block]:
@@ -280,7 +286,7 @@ def _all_blocks(database: sqlite3.Connection, number: int, dimension: int) -> It
         at = -1
         for at, (key, blob) in zip(range(size), rows, strict=False):
             ids[at] = key & _SEQ_MASK
-            vectors[at] = np.frombuffer(blob, np.float32)
+            vectors[at] = _vector(blob, dimension)
         if at + 1:
             yield Block(ids[: at + 1], vectors[: at + 1])
         left = left - size if at + 1 == size else 0
@@ -294,6 +300,6 @@ def _vectors_of(database: sqlite3.Connection, number: int, dimension: int, seqs:
     for seq in seqs.tolist():
         row = database.execute("SELECT vector FROM vectors WHERE key = ?", [low | seq]).fetchone()
         if row is not None:
-            ids[at], vectors[at] = seq, np.frombuffer(row[0], np.float32)
+            ids[at], vectors[at] = seq, _vector(row[0], dimension)
             at += 1
     return ids[:at], vectors[:at]

@@ -14,6 +14,7 @@ from llama_index_mm.stores.schema import SEQ_BITS
 __all__ = ["Changes", "Row", "chunks"]
 
 _BATCH = 500  # values in one SQL list
+_Vector = tuple[int, bytes]  # with its digest in front, as it was when the vector was written
 
 
 class Row(NamedTuple):
@@ -45,7 +46,7 @@ class _Old:
     seq: int
     modality: str
     class_name: str
-    body: str
+    body: str | None  # None if it is not what was written
 
 
 @dataclass
@@ -85,22 +86,24 @@ class Changes:
     def put(self, rows: Sequence[Row]) -> None:
         """Write nodes. One that is there already is replaced, under a new number unless nothing but vectors has changed."""
         old = self._known([row.node_id for row in rows])
-        fresh: list[tuple[Row, Mapping[str, bytes]]] = []
-        vectors: dict[int, list[tuple[int, bytes]]] = {}
+        fresh: list[tuple[Row, Mapping[str, _Vector]]] = []
+        vectors: dict[int, list[tuple[int, _Vector]]] = {}
         same: dict[int, list[int]] = {}
         replaced: list[int] = []
         for row in rows:
             was = old.get(row.node_id)
+            new = {space: (row_digest(vector), vector) for space, vector in row.vectors.items()}
             if was is None:
-                fresh.append((row, row.vectors))
+                fresh.append((row, new))
             elif (was.body, was.class_name, was.modality) == (row.body, row.class_name, row.modality):
-                for space, vector in row.vectors.items():
+                for space, vector in new.items():
                     number = self.partition(space, row.modality)
                     vectors.setdefault(number, []).append((was.seq, vector))
                     same.setdefault(number, []).append(was.seq)
             else:
-                keeps = was.modality == row.modality and self.meaning_of(was.body, was.class_name) == row.meaning()
-                fresh.append((row, {**(self._vectors(was) if keeps else {}), **row.vectors}))
+                keeps = was.body is not None and was.modality == row.modality
+                keeps = keeps and self.meaning_of(was.body or "", was.class_name) == row.meaning()
+                fresh.append((row, {**(self._vectors(was) if keeps else {}), **new}))
                 replaced.append(was.seq)
         for number, seqs in same.items():
             self._take_vectors(number, seqs)
@@ -122,25 +125,31 @@ class Changes:
             low = number << SEQ_BITS
             self.database.executemany(
                 "INSERT INTO vectors VALUES (?, ?, ?)",
-                [(low | seq, row_digest(vector), vector) for seq, vector in sorted(given_vectors)],
+                [(low | seq, *vector) for seq, vector in sorted(given_vectors)],
             )
             self._note(number, [seq for seq, _ in given_vectors], len(given_vectors))
 
     def _known(self, node_ids: Sequence[str]) -> dict[str, _Old]:
-        sql = "SELECT node_id, seq, modality, class, body FROM nodes WHERE node_id IN (SELECT value FROM json_each(?))"
-        return {row[0]: _Old(*row[1:]) for row in self.database.execute(sql, [json.dumps(list(node_ids))])}
+        sql = (
+            "SELECT node_id, seq, modality, class, CAST(body AS BLOB), digest FROM nodes "
+            "WHERE node_id IN (SELECT value FROM json_each(?))"
+        )
+        return {
+            node_id: _Old(seq, modality, class_name, body.decode() if row_digest(body) == digest else None)
+            for node_id, seq, modality, class_name, body, digest in self.database.execute(sql, [json.dumps(list(node_ids))])
+        }
 
     def _next_seq(self) -> int:
         row = self.database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'nodes'").fetchone()
         return (int(row[0]) if row else 0) + 1
 
-    def _vectors(self, old: _Old) -> dict[str, bytes]:
+    def _vectors(self, old: _Old) -> dict[str, _Vector]:
         """A node's vectors in all spaces."""
         sql = (
-            f"SELECT p.space, v.vector FROM partitions AS p JOIN vectors AS v ON v.key = (p.id << {SEQ_BITS} | ?) "
+            f"SELECT p.space, v.digest, v.vector FROM partitions AS p JOIN vectors AS v ON v.key = (p.id << {SEQ_BITS} | ?) "
             "WHERE p.modality = ?"
         )
-        return dict(self.database.execute(sql, [old.seq, old.modality]))
+        return {space: (digest, vector) for space, digest, vector in self.database.execute(sql, [old.seq, old.modality])}
 
     # -- taking away ------------------------------------------------------------------------------------------------
 
@@ -148,14 +157,18 @@ class Changes:
         """Delete nodes with all their vectors."""
         for part in chunks(seqs):
             marks = ",".join("?" * len(part))
-            rows = self.database.execute(f"SELECT seq, modality, body FROM nodes WHERE seq IN ({marks})", part).fetchall()
+            sql = f"SELECT seq, modality, digest, CAST(body AS BLOB) FROM nodes WHERE seq IN ({marks})"
+            rows = self.database.execute(sql, part).fetchall()
             by_modality: dict[str, list[int]] = {}
-            for seq, modality, _ in rows:
+            for seq, modality, _, _ in rows:
                 by_modality.setdefault(modality, []).append(seq)
             for modality, gone in by_modality.items():
                 for (number,) in self._partitions_of(modality):
                     self._take_vectors(number, gone)
-            delete_facts(self.database, [(seq, json.loads(body)["metadata"]) for seq, _, body in rows])
+            whole = {seq: body for seq, _, digest, body in rows if row_digest(body) == digest}
+            delete_facts(self.database, [(seq, json.loads(body)["metadata"]) for seq, body in whole.items()])
+            damaged = [(seq,) for seq, *_ in rows if seq not in whole]  # their facts can't be told from them
+            self.database.executemany("DELETE FROM facts WHERE seq = ?", damaged)
             self.database.execute(f"DELETE FROM nodes WHERE seq IN ({marks})", part)
 
     def drop_from(self, space: str, seqs: Sequence[int]) -> int:
@@ -171,6 +184,19 @@ class Changes:
                 left = {seq for (number,) in self._partitions_of(modality) for seq in self._having(number, had)}
                 self.drop([seq for seq in had if seq not in left])
         return before - sum(self.counts.values())
+
+    def drop_orphans(self) -> None:
+        """Delete vectors that belong to no node."""
+        mask = (1 << SEQ_BITS) - 1
+        sql = (
+            f"SELECT key >> {SEQ_BITS}, key & {mask} FROM vectors WHERE NOT EXISTS (SELECT 1 FROM nodes AS n "
+            f"JOIN partitions AS p ON n.modality = p.modality WHERE n.seq = key & {mask} AND p.id = key >> {SEQ_BITS})"
+        )
+        orphans: dict[int, list[int]] = {}
+        for number, seq in self.database.execute(sql):
+            orphans.setdefault(number, []).append(seq)
+        for number, seqs in orphans.items():
+            self._take_vectors(number, seqs)
 
     def _partitions_of(self, modality: str) -> list[tuple[int]]:
         return self.database.execute("SELECT id FROM partitions WHERE modality = ?", [modality]).fetchall()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from llama_index_mm.stores.facts import insert_facts, row_digest
 
-__all__ = ["MIGRATIONS", "PAGE_SIZE", "SEQ_BITS", "VERSION", "statements"]
+__all__ = ["IDENTIFY", "MIGRATIONS", "PAGE_SIZE", "SEQ_BITS", "VERSION", "statements"]
 
 VERSION = 2
 PAGE_SIZE = 16384  # bytes; a vector of 1,024 numbers fits a page four times, in SQLite's usual 4 KB not once
@@ -71,6 +71,10 @@ CREATE INDEX sources_by_document ON sources (document_id)
 """
 
 
+# By which a store is known, wherever it is moved.
+IDENTIFY = "INSERT OR IGNORE INTO meta VALUES ('identity', lower(hex(randomblob(8))))"
+
+
 def statements() -> list[str]:
     """The statements of the schema, one by one, so that they can be part of a transaction."""
     return [one for one in _SCHEMA.split(";") if one.strip()]
@@ -78,6 +82,7 @@ def statements() -> list[str]:
 
 def _from_1(database: sqlite3.Connection) -> None:
     """Version 1 kept metadata as JSON in ``nodes``, and vectors under (space, modality, seq)."""
+    database.execute(IDENTIFY)
     for table in ("nodes", "vectors", "spaces", "partitions", "sources"):
         database.execute(f"ALTER TABLE {table} RENAME TO {table}_1")
     for index in ("nodes_by_document", "nodes_by_modality", "vectors_by_node", "sources_by_document"):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,9 +107,7 @@ class MediaStore:
     @property
     def identity(self) -> str:
         """By which the store is known, wherever it is moved: 16 hexadecimal digits."""
-        if (known := self.meta("identity")) is None:
-            self.set_meta("identity", known := uuid.uuid4().hex[:16])
-        return known
+        return self.meta("identity") or ""
 
     def spaces(self) -> dict[str, StoredSpace]:
         """What is known of every space."""
@@ -356,7 +353,7 @@ class MediaStore:
         clause = compile_filters(filters)
         if clause is not None:
             where.append(f"seq IN ({clause[0]})")
-            values += clause[1]
+            values += map(self._media.stand_in, clause[1])
         if space is not None:
             where.append(
                 "EXISTS (SELECT 1 FROM partitions AS p JOIN vectors AS v "

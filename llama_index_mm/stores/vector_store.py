@@ -41,7 +41,7 @@ _SEPARATOR = "__"  # LlamaIndex's, between the name of a store and that of its f
 _KIND = "llama-index-mm store"
 _MMR_FACTOR = 4  # candidates for each result
 _MMR_LEAST = 64
-_TRIES = 5
+_TRIES = 50  # of reading what somebody else is changing
 
 
 class SpaceVectorStore(BasePydanticVectorStore):
@@ -409,10 +409,11 @@ def _matrix(nodes: Sequence[BaseNode]) -> Sequence[Vectors]:
     given = [node.get_embedding() for node in nodes]
     try:
         vectors = np.empty((len(given), len(given[0])), np.float32)
-        for row, embedding in zip(vectors, given, strict=True):
-            if len(embedding) != len(row):
-                raise ValueError
-            row[:] = embedding  # half the time of making an array of each list
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+            for row, embedding in zip(vectors, given, strict=True):
+                if len(embedding) != len(row):
+                    raise ValueError
+                row[:] = embedding  # half the time of making an array of each list
     except (TypeError, ValueError):
         return [_array(embedding, f"Node {node.node_id}") for embedding, node in zip(given, nodes, strict=True)]
     return list(vectors)
@@ -425,7 +426,8 @@ def _array(embedding: Any, whose: str) -> Vectors:
         SpaceError: it is no list of numbers.
     """
     try:
-        vector = np.asarray(embedding, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            vector = np.asarray(embedding, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise SpaceError(f"{whose}: expected an embedding of numbers, got {type(embedding).__name__}: {error}.") from error
     if vector.ndim != 1:
