@@ -197,15 +197,18 @@ def _check_faiss(database: Database, partitions: Partitions, problems: _Problems
         (dimension,) = database.read(
             "SELECT dimension FROM spaces WHERE name = (SELECT space FROM partitions WHERE id = ?)", [number]
         )[0]
+        wrong: list[str] = []
         try:
             partition = load_checkpoint(partitions.folder, one, dimension)
         except DamagedFileError as error:
-            damaged.append(str(error).rstrip("."))
-            continue
-        if one.approximate is not None and one.approximate.settings and partition.approximate is None:
-            damaged.append(f"{paths_of(partitions.folder, number, one.change)[2].name} can't be used")
-        if not partitions.agrees(number, partition):
-            damaged.append(f"{paths_of(partitions.folder, number, one.change)[0].name} has other vectors than the database")
+            wrong.append(str(error).rstrip("."))
+        else:
+            if one.approximate is not None and one.approximate.settings and partition.approximate is None:
+                wrong.append(f"{paths_of(partitions.folder, number, one.change)[2].name} can't be used")
+            if not partitions.agrees(number, partition):
+                wrong.append(f"{paths_of(partitions.folder, number, one.change)[0].name} has other vectors than the database")
+        if wrong and partitions.checkpoints().get(number) == one:  # or somebody has just replaced these files
+            damaged += wrong
     problems.tell("FAISS files (repair)", damaged)
     return len(checkpoints)
 

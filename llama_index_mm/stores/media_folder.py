@@ -4,11 +4,13 @@ import json
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llama_index.core.schema import BaseNode
 
+from llama_index_mm.errors import StoreError
 from llama_index_mm.media import digest_bytes
 from llama_index_mm.nodes import node_from_json, node_to_json
 
@@ -32,14 +34,24 @@ class MediaFolder:
         self._own = json.dumps(str(self.folder) + "/")[1:-1]  # as it stands in JSON
 
     def keep(self, data: bytes, suffix: str) -> Path:
-        """Write bytes to a file that is named by their digest."""
+        """Write bytes to a file that is named by their digest.
+
+        Raises:
+            StoreError: the disk is full or fails.
+        """
         digest = digest_bytes(data)
         path = self.folder / digest[:2] / f"{digest}{suffix}"
-        if not path.is_file():
+        if path.is_file():
+            return path
+        part = path.with_suffix(f".part{threading.get_ident()}")
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".part{threading.get_ident()}")
             part.write_bytes(data)
             part.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise StoreError(f"{self.folder} can't be written: {error}.") from error
         return path
 
     def find(self, digest: str) -> Path | None:
@@ -55,8 +67,17 @@ class MediaFolder:
         return packed, json.loads(packed)["metadata"]
 
     def unpack(self, body: str, class_name: str) -> BaseNode:
-        """Undo `pack`."""
-        return node_from_json(body.replace(_OWN, self._own), class_name)
+        """Undo `pack`.
+
+        Raises:
+            StoreError: it is not what `pack` gave.
+        """
+        try:
+            return node_from_json(body.replace(_OWN, self._own), class_name)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"A node in {self.store_folder} is damaged: {error}. Run: llama-index-mm check --store {self.store_folder}"
+            ) from error
 
     def stand_in(self, value: Any) -> Any:
         """A filter's value, in which a path of this folder is what it is in a packed node."""

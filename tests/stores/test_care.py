@@ -322,3 +322,17 @@ def test_a_copy_needs_a_folder_of_its_own(store, tmp_path):
     (tmp_path / "empty").mkdir()
     store.copy_to(tmp_path / "empty")
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["store.sqlite"]
+
+
+def test_a_damaged_node_is_told(store):
+    store.add([Record(TextNode(id_="a", text="words"), {})])
+    with store._database.writing() as database:
+        database.execute("UPDATE nodes SET body = ? WHERE node_id = 'a'", ["{"])
+    with pytest.raises(StoreError, match=r"^A node in .* is damaged: .*\. Run: llama-index-mm check --store "):
+        store.nodes(store.find(node_ids=["a"]))
+
+
+def test_media_that_can_not_be_written(store):
+    store.folder.joinpath("media").write_text("in the way")
+    with pytest.raises(StoreError, match=r"^.*media can't be written: "):
+        store.media_path(b"bytes", ".png")
