@@ -69,6 +69,11 @@ class Changes:
         sql = f"SELECT seq FROM nodes WHERE {column} IN (SELECT value FROM json_each(?))"
         return [row[0] for row in self.database.execute(sql, [json.dumps(list(values))])] if values else []
 
+    def nodes_of(self, documents: Sequence[str]) -> list[tuple[int, str]]:
+        """Number and id of the nodes of some documents."""
+        sql = "SELECT seq, node_id FROM nodes WHERE ref_doc_id IN (SELECT value FROM json_each(?))"
+        return self.database.execute(sql, [json.dumps(list(documents))]).fetchall() if documents else []
+
     def partition(self, space: str, modality: str) -> int:
         """Number of a partition, which is made if need be."""
         if (space, modality) in self._numbers:

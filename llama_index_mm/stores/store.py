@@ -175,18 +175,11 @@ class MediaStore:
         with self._database.writing() as database:
             changes = Changes(database, self._meaning)
             coming = {row.node_id for row in rows}
-            old = self._database_nodes(changes, replacing)
-            changes.drop([seq for seq, node_id in old if node_id not in coming])
+            changes.drop([seq for seq, node_id in changes.nodes_of(replacing) if node_id not in coming])
             changes.put(rows)
             self._note(database, sources)
             changes.finish()
         self._partitions.follow({number: len(seqs) for number, seqs in changes.touched.items()})
-
-    @staticmethod
-    def _database_nodes(changes: Changes, documents: Sequence[str]) -> list[tuple[int, str]]:
-        """Number and id of the nodes of some documents."""
-        sql = "SELECT seq, node_id FROM nodes WHERE ref_doc_id IN (SELECT value FROM json_each(?))"
-        return changes.database.execute(sql, [json.dumps(list(documents))]).fetchall() if documents else []
 
     def _meaning(self, body: str, class_name: str) -> str:
         return self._media.unpack(body, class_name).hash
