@@ -302,7 +302,7 @@ class AgainstModel(RuleBasedStateMachine):
             assert sum(handle.partitions().values()) == sum(len(vectors) for *_, vectors in self.nodes.values())
 
 
-AgainstModel.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=25)
+AgainstModel.TestCase.settings = settings(deadline=None, max_examples=200, stateful_step_count=20)
 TestAgainstModel = AgainstModel.TestCase
 
 
