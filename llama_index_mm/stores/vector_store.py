@@ -394,7 +394,10 @@ def _read_small(path: str, read: Callable[[], bytes]) -> tuple[str, str]:
         raise StoreError(f"{path} was not written by this store's persist: {error}.") from error
     if not isinstance(told, dict) or told.get("kind") != _KIND:
         raise StoreError(f"{path} was not written by this store's persist, but by another vector store.")
-    return str(told["store"]), str(told["space"])
+    where = str(told.get("store"))
+    if where not in (".", PurePosixPath(where).name) or where == "..":
+        raise StoreError(f"{path} points to {where!r}; a persisted store lies beside its small file.")
+    return where, str(told.get("space"))
 
 
 def _download(fs: fsspec.AbstractFileSystem, source: PurePosixPath, folder: Path) -> None:

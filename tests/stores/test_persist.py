@@ -369,3 +369,11 @@ def test_an_older_copy_outlives_a_copy_that_fails(store, context, monkeypatch, o
         store.persist(str(context / NAME))
     assert sorted(one.name for one in context.iterdir()) == [NAME, f"mm-store-{store.client.identity}"]
     assert held(opened(SpaceVectorStore.from_persist_dir(str(context)))) == "abc"
+
+
+@pytest.mark.parametrize("where", ["..", "../other", "/etc", "a/b"])
+def test_a_small_file_that_points_elsewhere(tmp_path, where):
+    path = tmp_path / NAME
+    path.write_text(json.dumps({"kind": "llama-index-mm store", "store": where, "space": "default"}))
+    with pytest.raises(StoreError, match="a persisted store lies beside its small file"):
+        SpaceVectorStore.from_persist_path(str(path))
