@@ -1,6 +1,7 @@
 """Care for a store: what is in it, whether it is sound, making it so again, giving space back, copying."""
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from llama_index_mm.stores.schema import SEQ_BITS
 __all__ = ["CheckReport", "PartitionStatistics", "check", "compact", "copy", "repair", "statistics"]
 
 _BATCH = 1000  # nodes looked at together
+_DIGEST = 64  # characters of a SHA-256
 _LISTED = 5  # problems of one kind that are told one by one
 
 
@@ -287,9 +289,12 @@ def compact(database: Database, partitions: Partitions, media: MediaFolder) -> t
     before = _size(media.store_folder)
     with database.writer() as connection:
         partitions.checkpoint(everything=True)
-        bodies = "\n".join(row[0] for row in connection.execute("SELECT body FROM nodes WHERE body LIKE '%mm-own-media:%'"))
+        there = {path.name[:_DIGEST] for path in media.files()}
+        named: set[str] = set()  # however a node points to a file: its name is its digest
+        for (body,) in connection.execute("SELECT body FROM nodes"):
+            named |= there.intersection(re.findall(f"[0-9a-f]{{{_DIGEST}}}", body))
         for path in media.files():
-            if not media.is_named_in(path, bodies):
+            if path.name[:_DIGEST] not in named:
                 path.unlink()
         connection.execute("DELETE FROM names WHERE NOT EXISTS (SELECT 1 FROM facts WHERE facts.name = names.id)")
         try:

@@ -93,7 +93,3 @@ class MediaFolder:
     def files(self) -> list[Path]:
         """All files, sorted."""
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
-
-    def is_named_in(self, path: Path, bodies: str) -> bool:
-        """Whether a packed node points to a file."""
-        return json.dumps(_OWN + path.relative_to(self.folder).as_posix())[1:-1] in bodies

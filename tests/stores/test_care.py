@@ -336,3 +336,11 @@ def test_media_that_can_not_be_written(store):
     store.folder.joinpath("media").write_text("in the way")
     with pytest.raises(StoreError, match=r"^.*media can't be written: "):
         store.media_path(b"bytes", ".png")
+
+
+def test_compact_keeps_media_however_nodes_point_to_them(store):
+    path, other = store.media_path(b"seen", ".png"), store.media_path(b"not seen", ".png")
+    store.add([Record(ImageMedia.create("a.png", digest="ab" * 32, id_="a", text=f"see {path.name}"), {})])
+    store.compact()
+    assert path.is_file()
+    assert not other.exists()
