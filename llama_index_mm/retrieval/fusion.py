@@ -21,6 +21,7 @@ Fusion = Literal["convex", "reciprocal_rank"]
 _MIDDLE = 2.0  # deviations above the background at which a score is one half
 _PRIOR = 8  # unrelated pairs that a known background counts for
 _UNKNOWN = 0.25  # deviation of similarities where there is nothing to learn it from
+_DIGITS = 5  # of a number of deviations; what differs less is float32's rounding, and a tie
 _NOISE = 1e-6  # deviation that rounding of float32 similarities alone can make
 _RANK_CONSTANT = 60.0  # Cormack et al. 2009
 
@@ -68,7 +69,7 @@ def normalise(similarity: float, background: NDArray[np.floating], *, known: tup
         mean = share * mean + (1 - share) * known[0]
     deviation = math.sqrt(variance)
     if deviation > _NOISE:
-        return logistic((similarity - mean) / deviation)
+        return logistic(round((similarity - mean) / deviation, _DIGITS))
     return logistic(similarity / _UNKNOWN)
 
 

@@ -26,7 +26,6 @@ Weights = Mapping[str, float]
 """Weight by space, by ``space:modality``, or by ``part:space:modality``; the most exact one counts, and 1 if there is none."""
 
 _CANDIDATES = 5  # times k are taken from each channel before fusion
-_DIGITS = 6  # of a channel's score; what differs less is a tie
 _LEAST = 50
 _SAMPLE = 256  # stored vectors that a query is held against to learn what is usual
 
@@ -134,7 +133,7 @@ class FusionRetriever(BaseRetriever):
             known = (usual.mean, usual.deviation) if usual is not None else None
             lists.append(
                 {
-                    seq: (float(value), round(normalise(float(value), background, known=known), _DIGITS))
+                    seq: (float(value), normalise(float(value), background, known=known))
                     for seq, value in zip(seqs, raw, strict=True)
                     if not np.isnan(value)
                 }
