@@ -245,22 +245,13 @@ class Ingestor:
             name = os.fsencode(path).decode("utf-8", "backslashreplace")
             report.problems.append(Problem(Path(name), "The file's name is not UTF-8. Rename it."))
             return None
-        known = self._store.source(str(path))
         digest = ""
         try:
             modality_of(path)
             if path.is_file():  # anything else is refused by document_of, with the reason
                 digest = digest_file(path)
-            if known is not None and known.digest == digest and known.status == "indexed":
-                report.unchanged += 1
-                return None
-            if known is not None:
-                self._store.release(known.path)
             source = Source(str(path), digest, "indexed", document_id=digest[:32])
-            if same := [item for item in waiting if item.document_id == source.document_id]:
-                same[0].sources.append(source)
-                return None
-            if digest and self._is_known(source, report):
+            if self._is_unchanged(source, report) or self._is_known(source, waiting, report):
                 return None
             document = document_of(path, digest or None)
             return _Item(document.node_id, self._transform(document), [source])
@@ -270,9 +261,22 @@ class Ingestor:
             self._fail(path, digest, _reason(error), report)
             return None
 
-    def _is_known(self, source: Source, report: IngestReport) -> bool:
-        """Whether the index has the content of a file; then it notes that this file holds it too."""
-        if not self._store.sources(document_id=source.document_id):
+    def _is_unchanged(self, source: Source, report: IngestReport) -> bool:
+        """Whether the index has a file as it is; one that it has otherwise is forgotten."""
+        known = self._store.source(source.path)
+        if known is not None and known.digest == source.digest and known.status == "indexed":
+            report.unchanged += 1
+            return True
+        if known is not None:
+            self._store.release(source.path)
+        return False
+
+    def _is_known(self, source: Source, waiting: list[_Item], report: IngestReport) -> bool:
+        """Whether the content of a file is in the index or on its way; then it is noted that this file holds it too."""
+        if same := [item for item in waiting if item.document_id == source.document_id]:
+            same[0].sources.append(source)
+            return True
+        if not source.digest or not self._store.sources(document_id=source.document_id):
             return False
         self._store.note_sources([source])
         for other in self._store.sources(document_id=source.document_id):
@@ -283,23 +287,16 @@ class Ingestor:
 
     def _address(self, address: str, waiting: list[_Item], report: IngestReport, limits: FetchLimits | None) -> _Item | None:
         """Fetch a file and keep it in the store's media folder; None if there is nothing to encode."""
-        known = self._store.source(address)
         digest = ""
         try:
             fetched = read_remote(address, limits)
             modality_of(Path(fetched.name))
             digest = digest_bytes(fetched.data)
-            if known is not None and known.digest == digest and known.status == "indexed":
-                report.unchanged += 1
-                return None
-            if known is not None:
-                self._store.release(address)
             source = Source(address, digest, "indexed", document_id=digest[:32])
-            path = self._store.media_path(fetched.data, Path(fetched.name).suffix.lower())
-            if same := [item for item in waiting if item.document_id == source.document_id]:
-                same[0].sources.append(source)
+            if self._is_unchanged(source, report):
                 return None
-            if self._is_known(source, report):
+            path = self._store.media_path(fetched.data, Path(fetched.name).suffix.lower())
+            if self._is_known(source, waiting, report):
                 return None
             document = document_of(path, digest, name=fetched.name, url=address)
             return _Item(document.node_id, self._transform(document), [source])

@@ -66,13 +66,12 @@ class Changes:
 
     def seqs(self, column: str, values: Sequence[str]) -> list[int]:
         """Numbers of the nodes whose ``node_id`` or ``ref_doc_id`` is among ``values``."""
-        sql = f"SELECT seq FROM nodes WHERE {column} IN (SELECT value FROM json_each(?))"
-        return [row[0] for row in self.database.execute(sql, [json.dumps(list(values))])] if values else []
+        return [seq for seq, _ in self.nodes(column, values)]
 
-    def nodes_of(self, documents: Sequence[str]) -> list[tuple[int, str]]:
-        """Number and id of the nodes of some documents."""
-        sql = "SELECT seq, node_id FROM nodes WHERE ref_doc_id IN (SELECT value FROM json_each(?))"
-        return self.database.execute(sql, [json.dumps(list(documents))]).fetchall() if documents else []
+    def nodes(self, column: str, values: Sequence[str]) -> list[tuple[int, str]]:
+        """The same with their ids."""
+        sql = f"SELECT seq, node_id FROM nodes WHERE {column} IN (SELECT value FROM json_each(?))"
+        return self.database.execute(sql, [json.dumps(list(values))]).fetchall() if values else []
 
     def partition(self, space: str, modality: str) -> int:
         """Number of a partition, which is made if need be."""

@@ -175,7 +175,7 @@ class MediaStore:
         with self._database.writing() as database:
             changes = Changes(database, self._meaning)
             coming = {row.node_id for row in rows}
-            changes.drop([seq for seq, node_id in changes.nodes_of(replacing) if node_id not in coming])
+            changes.drop([seq for seq, node_id in changes.nodes("ref_doc_id", replacing) if node_id not in coming])
             changes.put(rows)
             self._note(database, sources)
             changes.finish()
