@@ -3,12 +3,15 @@
 from llama_index_mm.media.audio import SAMPLE_RATE, Waveform, load_audio, wav_bytes
 from llama_index_mm.media.files import MODALITIES, Modality, digest_bytes, digest_file, modality_of, suffixes
 from llama_index_mm.media.image import image_bytes, load_image
+from llama_index_mm.media.limits import LIMITS, MediaLimits
 from llama_index_mm.media.mesh import Mesh, MeshFacts, load_mesh
 from llama_index_mm.media.views import contact_sheet, render_views, split_sheet
 
 __all__ = [
+    "LIMITS",
     "MODALITIES",
     "SAMPLE_RATE",
+    "MediaLimits",
     "Mesh",
     "MeshFacts",
     "Modality",

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from llama_index_mm._optional import require
 from llama_index_mm.errors import DecodeError
 from llama_index_mm.media.files import check_readable
+from llama_index_mm.media.limits import LIMITS, MediaLimits
 
-__all__ = ["MAX_SECONDS", "SAMPLE_RATE", "Waveform", "load_audio", "wav_bytes"]
+__all__ = ["SAMPLE_RATE", "Waveform", "load_audio", "wav_bytes"]
 
 SAMPLE_RATE = 16_000  # samples a second, what every encoder of sound here takes
-MAX_SECONDS = 6 * 3600.0  # longer recordings are refused (6 hours decoded: 1.4 GB)
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,20 @@ class Waveform:
         return Waveform(self.samples[first:last], self.rate)
 
 
-def load_audio(source: Path | str | bytes, *, start: float | None = None, end: float | None = None) -> Waveform:
+def load_audio(
+    source: Path | str | bytes, *, start: float | None = None, end: float | None = None, limits: MediaLimits = LIMITS
+) -> Waveform:
     """Decode the first sound track of a file to mono at 16 kHz.
 
     Args:
         source: a path, or the encoded bytes. Video files give their sound.
         start: first second to keep; ``None`` for the beginning.
         end: second to stop at; ``None`` for the end.
+        limits: on bytes and seconds (an hour decoded takes 230 MB).
 
     Raises:
-        DecodeError: the file is missing, empty, broken, has no sound, is longer than ``MAX_SECONDS``, or the span is empty.
+        DecodeError: the file is missing, empty, broken, has no sound, is beyond the limits, or the span is
+            empty.
         MissingExtraError: PyAV is not installed.
     """
     av: Any = require("av", extra="audio")
@@ -62,10 +66,10 @@ def load_audio(source: Path | str | bytes, *, start: float | None = None, end: f
         name, opened = "the sound given as bytes", io.BytesIO(source)
     else:
         path = Path(source)
-        check_readable(path)
+        check_readable(path, limits)
         name, opened = path.name, io.BytesIO(path.read_bytes())
     try:
-        chunks = list(_decode(av, opened, end))
+        chunks = list(_decode(av, opened, end, limits))
     except DecodeError as error:
         raise DecodeError(f"{name} {error}") from error
     except (av.FFmpegError, ValueError) as error:
@@ -81,7 +85,7 @@ def load_audio(source: Path | str | bytes, *, start: float | None = None, end: f
     return cut
 
 
-def _decode(av: Any, opened: io.BytesIO, end: float | None) -> Iterator[NDArray[np.float32]]:
+def _decode(av: Any, opened: io.BytesIO, end: float | None, limits: MediaLimits) -> Iterator[NDArray[np.float32]]:
     """Yield float32 chunks at 16 kHz up to ``end`` seconds."""
     stop = math.inf if end is None else end * SAMPLE_RATE
     done = 0
@@ -95,8 +99,8 @@ def _decode(av: Any, opened: io.BytesIO, end: float | None) -> Iterator[NDArray[
                 chunk = _mono(out)
                 done += len(chunk)
                 yield chunk
-            if done > MAX_SECONDS * SAMPLE_RATE:
-                raise DecodeError(f"is longer than {MAX_SECONDS / 3600:g} hours. Cut it into parts.")
+            if done > limits.seconds * SAMPLE_RATE:
+                raise DecodeError(f"is longer than {limits.seconds / 3600:g} hours. Cut it into parts.")
             if done >= stop:
                 return
         for out in resampler.resample(None):

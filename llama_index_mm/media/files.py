@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from llama_index_mm.errors import DecodeError, UnsupportedMediaError
+from llama_index_mm.media.limits import LIMITS, MediaLimits
 
 __all__ = ["MODALITIES", "Modality", "check_readable", "digest_bytes", "digest_file", "modality_of", "suffixes"]
 
@@ -47,16 +48,19 @@ def modality_of(path: Path) -> Modality:
         ) from None
 
 
-def check_readable(path: Path) -> None:
-    """Refuse what is no regular file with something in it.
+def check_readable(path: Path, limits: MediaLimits = LIMITS) -> None:
+    """Refuse what is no regular file with something in it, or too large.
 
     Raises:
-        DecodeError: the path is missing, is no regular file, or is empty.
+        DecodeError: the path is missing, is no regular file, is empty, or has more than ``limits.file_bytes``.
     """
     if not path.is_file():
         raise DecodeError(f"Expected a regular file, but {path} is {'no regular file' if path.exists() else 'missing'}.")
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise DecodeError(f"{path.name} is empty (0 bytes).")
+    if size > limits.file_bytes:
+        raise DecodeError(f"{path.name} has {size:,} bytes; at most {limits.file_bytes:,} are read (MediaLimits.file_bytes).")
 
 
 def digest_bytes(data: bytes) -> str:

@@ -10,41 +10,42 @@ from PIL import Image, ImageOps
 
 from llama_index_mm.errors import DecodeError
 from llama_index_mm.media.files import check_readable
+from llama_index_mm.media.limits import LIMITS, MediaLimits
 
-__all__ = ["MAX_PIXELS", "image_bytes", "load_image"]
-
-MAX_PIXELS = 100_000_000  # decoded pixels; larger pictures are refused before they are decoded
+__all__ = ["image_bytes", "load_image"]
 
 
-def load_image(source: Path | str | bytes) -> Image.Image:
+def load_image(source: Path | str | bytes, *, limits: MediaLimits = LIMITS) -> Image.Image:
     """Decode a picture to RGB, upright by its EXIF orientation, transparent parts on white.
 
     The first frame of an animation is taken; 16-bit greys are scaled to 8 bits.
 
     Args:
         source: a path, or the encoded bytes.
+        limits: on bytes and pixels.
 
     Raises:
-        DecodeError: the file is missing, empty, broken or truncated, has more than ``MAX_PIXELS`` pixels, or is no picture.
+        DecodeError: the file is missing, empty, broken or truncated, is beyond the limits, or is no picture.
     """
     if isinstance(source, bytes):
         name, opened = "the picture given as bytes", io.BytesIO(source)
-        return _decode(opened, name)
+        return _decode(opened, name, limits)
     path = Path(source)
-    check_readable(path)
+    check_readable(path, limits)
     with path.open("rb") as file:
-        return _decode(file, path.name)
+        return _decode(file, path.name, limits)
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
+def _decode(file: IO[bytes], name: str, limits: MediaLimits) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of odd EXIF blocks, and of sizes that MAX_PIXELS bounds already.
+            # Pillow warns of odd EXIF blocks, and of sizes that the limits bound already.
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS:
+                if image.width * image.height > limits.pixels:
                     raise DecodeError(
-                        f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are decoded. Scale it down."
+                        f"{name} has {image.width} x {image.height} pixels; at most {limits.pixels:,} are "
+                        "decoded. Scale it down."
                     )
                 image.load()
                 return _to_rgb(_upright(image))
@@ -52,7 +53,7 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at the opening already
         raise DecodeError(
-            f"{name} has too many pixels ({error}); at most {MAX_PIXELS:,} are decoded. Scale it down."
+            f"{name} has too many pixels ({error}); at most {limits.pixels:,} are decoded. Scale it down."
         ) from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise
         raise DecodeError(f"{name} can't be decoded as a picture: {error}. Is it complete, and what its name says?") from error

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from llama_index_mm._optional import require
 from llama_index_mm.errors import DecodeError
 from llama_index_mm.media.files import check_readable
+from llama_index_mm.media.limits import LIMITS, MediaLimits
 
-__all__ = ["MAX_FACES", "Mesh", "MeshFacts", "load_mesh"]
+__all__ = ["Mesh", "MeshFacts", "load_mesh"]
 
-MAX_FACES = 20_000_000
 _HEAD = 1 << 14  # bytes in which a file states its numbers
 
 
@@ -66,17 +66,21 @@ class Mesh:
         )
 
 
-def load_mesh(source: Path | str) -> Mesh:
+def load_mesh(source: Path | str, *, limits: MediaLimits = LIMITS) -> Mesh:
     """Read a mesh; polygons become triangles, parts of one file become one mesh.
 
+    Args:
+        source: a path.
+        limits: on bytes and faces.
+
     Raises:
-        DecodeError: the file is missing, empty or broken, has no faces or more than ``MAX_FACES``, or has numbers that are
+        DecodeError: the file is missing, empty or broken, has no faces or more than the limit, or has numbers that are
             not finite.
         MissingExtraError: Open3D is not installed.
     """
     o3d: Any = require("open3d", extra="mesh")
     path = Path(source)
-    check_readable(path)
+    check_readable(path, limits)
     try:
         with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
             read = _read(o3d, path)
@@ -88,8 +92,8 @@ def load_mesh(source: Path | str) -> Mesh:
             f"{path.name} gives a mesh of {len(vertices)} vertices and {len(faces)} faces; at least one face is needed. "
             "Is it complete, and what its name says?"
         )
-    if len(faces) > MAX_FACES:
-        raise DecodeError(f"{path.name} has {len(faces):,} faces; at most {MAX_FACES:,} are taken. Decimate it.")
+    if len(faces) > limits.faces:
+        raise DecodeError(f"{path.name} has {len(faces):,} faces; at most {limits.faces:,} are taken. Decimate it.")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise DecodeError(f"{path.name} has faces that point past its {len(vertices)} vertices.")
     if not (np.abs(vertices) < np.finfo(np.float32).max).all():  # also catches NaN

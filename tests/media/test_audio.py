@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from llama_index_mm.errors import DecodeError
-from llama_index_mm.media import SAMPLE_RATE, Waveform, load_audio, wav_bytes
-from llama_index_mm.media import audio as module
+from llama_index_mm.media import SAMPLE_RATE, MediaLimits, Waveform, load_audio, wav_bytes
 
 av = pytest.importorskip("av")
 
@@ -189,12 +188,12 @@ def test_video_gives_its_sound(tmp_path):
     assert loudest(sound) == pytest.approx(500, abs=5)
 
 
-def test_too_long(make, monkeypatch):
-    monkeypatch.setattr(module, "MAX_SECONDS", 1.0)
+def test_too_long(make):
+    limits = MediaLimits(seconds=1.0)
     path = make.tone("long.wav", seconds=3)
     with pytest.raises(DecodeError, match=r"^long\.wav is longer than .* hours"):
-        load_audio(path)
-    assert load_audio(path, end=0.5).seconds == 0.5
+        load_audio(path, limits=limits)
+    assert load_audio(path, end=0.5, limits=limits).seconds == 0.5
 
 
 def test_wav_bytes_round_trip():

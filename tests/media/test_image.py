@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from llama_index_mm.errors import DecodeError
-from llama_index_mm.media import image_bytes, load_image
-from llama_index_mm.media.image import MAX_PIXELS
+from llama_index_mm.media import LIMITS, image_bytes, load_image
 
 QUARTERS = ["red", "lime", "blue", "white"]  # upper left, upper right, lower left, lower right
 ORIENTATION = 0x0112
@@ -145,7 +144,7 @@ def bomb(width, height):
 def test_too_many_pixels_are_refused_by_the_header(make, side, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
     path = make.bytes("bomb.png", bomb(side, side))
-    with pytest.raises(DecodeError, match=rf"^bomb\.png .*pixels.*{MAX_PIXELS:,}.*Scale it down"):
+    with pytest.raises(DecodeError, match=rf"^bomb\.png .*pixels.*{LIMITS.pixels:,}.*Scale it down"):
         load_image(path)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llama_index_mm.errors import DecodeError
-from llama_index_mm.media import Mesh, MeshFacts, load_mesh
+from llama_index_mm.media import MediaLimits, Mesh, MeshFacts, load_mesh
 
 pytest.importorskip("open3d")
 
@@ -135,10 +135,9 @@ def test_broken(make, name):
         load_mesh(make.text(name, text))
 
 
-def test_too_many_faces(make, monkeypatch):
-    monkeypatch.setattr("llama_index_mm.media.mesh.MAX_FACES", 11)
+def test_too_many_faces(make):
     with pytest.raises(DecodeError, match="12 faces; at most 11"):
-        load_mesh(make.obj("cube.obj"))
+        load_mesh(make.obj("cube.obj"), limits=MediaLimits(faces=11))
 
 
 def test_missing_file(tmp_path):
