@@ -1,12 +1,12 @@
 """Files and bytes to a mono waveform at 16 kHz, by PyAV."""
 
 import io
-import math
+import sys
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 from llama_index_mm._optional import require
 from llama_index_mm.errors import DecodeError
 from llama_index_mm.media.files import check_readable
+from llama_index_mm.media.formats import CODECS, DEMUXERS, content_of
 from llama_index_mm.media.limits import LIMITS, MediaLimits
+from llama_index_mm.media.regular import open_regular
 
 __all__ = ["SAMPLE_RATE", "Waveform", "load_audio", "wav_bytes"]
 
 SAMPLE_RATE = 16_000  # samples a second, what every encoder of sound here takes
+
+_RATES = (1_000, 1_000_000)  # samples a second that are taken: from heartbeats to bats
+_CHANNELS = 64  # the most that FFmpeg resamples
+_FRAME_SAMPLES = 1 << 20  # of one packet and channel: the longest frames of a second at the highest rate
+_BUFFER = 1 << 16  # bytes read at a time
+_BROKEN_IN_A_ROW = 100  # packets, after which a file that gave nothing is given up
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,9 @@ def load_audio(
 ) -> Waveform:
     """Decode the first sound track of a file to mono at 16 kHz.
 
+    The content tells the format, not the name. Only what lies in the span is kept in memory. Broken packets are passed over,
+    as players do, where most are whole.
+
     Args:
         source: a path, or the encoded bytes. Video files give their sound.
         start: first second to keep; ``None`` for the beginning.
@@ -63,54 +74,138 @@ def load_audio(
     """
     av: Any = require("av", extra="audio")
     if isinstance(source, bytes):
-        name, opened = "the sound given as bytes", io.BytesIO(source)
-    else:
-        path = Path(source)
-        check_readable(path, limits)
-        name, opened = path.name, io.BytesIO(path.read_bytes())
+        return _load(av, io.BytesIO(source), "the sound given as bytes", start, end, limits)
+    path = Path(source)
+    check_readable(path, limits)
+    with open_regular(path) as file:
+        return _load(av, file, path.name, start, end, limits)
+
+
+def _load(av: Any, file: IO[bytes], name: str, start: float | None, end: float | None, limits: MediaLimits) -> Waveform:
+    head = file.read(512)
+    file.seek(0)
     try:
-        chunks = list(_decode(av, opened, end, limits))
+        sound = _collect(_decode(av, file), start, end, limits)
     except DecodeError as error:
         raise DecodeError(f"{name} {error}") from error
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DecodeError(f"{name} can't be decoded as sound: {reason}. Is it complete, and what its name says?") from error
-    samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
-    if not np.isfinite(samples).all():
-        raise DecodeError(f"{name} has samples that are not finite numbers.")
-    np.clip(samples, -1, 1, out=samples)  # files of floats may hold more, and resampling overshoots
-    cut = Waveform(samples).cut(start, end)
-    if not len(cut.samples):
+    except (av.FFmpegError, ValueError, IndexError, _AnotherFileError) as error:  # IndexError: a track that PyAV didn't expect
+        content = content_of(head)
+        seems = f" It seems to hold {content}." if content else ""
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        raise DecodeError(
+            f"{name} can't be decoded as sound: {reason}.{seems} Is it complete, and what its name says?"
+        ) from error
+    if not len(sound.samples):
         raise DecodeError(f"{name} holds no sound{'' if start is None else f' after {start:g} s'}.")
-    return cut
+    return sound
 
 
-def _decode(av: Any, opened: io.BytesIO, end: float | None, limits: MediaLimits) -> Iterator[NDArray[np.float32]]:
-    """Yield float32 chunks at 16 kHz up to ``end`` seconds."""
-    stop = math.inf if end is None else end * SAMPLE_RATE
+def _collect(chunks: Iterator[NDArray[np.float32]], start: float | None, end: float | None, limits: MediaLimits) -> Waveform:
+    """Keep what lies in the span of chunks at 16 kHz, in one buffer that grows; stop where it ends."""
+    first = 0 if start is None else max(0, round(start * SAMPLE_RATE))
+    last = sys.maxsize if end is None else max(0, round(end * SAMPLE_RATE))
+    kept = bytearray()
     done = 0
-    with av.open(opened, metadata_errors="ignore") as container:
+    for chunk in chunks:
+        if not np.isfinite(chunk).all():
+            raise DecodeError("has samples that are not finite numbers.")
+        part = chunk[max(0, first - done) : max(0, last - done)]
+        kept += np.clip(part, -1, 1).tobytes()  # files of floats may hold more, and resampling overshoots
+        done += len(chunk)
+        if done >= last:
+            break
+        if done > limits.seconds * SAMPLE_RATE:
+            raise DecodeError(f"is longer than {limits.seconds / 3600:g} hours. Cut it into parts.")
+    return Waveform(np.frombuffer(kept, np.float32))
+
+
+class _AnotherFileError(Exception):
+    """A file asked for another one."""
+
+
+def _refuse(*_: object) -> None:
+    raise _AnotherFileError("it asks for another file or address, and no such is opened")
+
+
+class _Nameless:
+    """A file that tells FFmpeg no name, which could be read as an address."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+# Demuxers that read one file; no protocol by which another could be reached; no decoders of video, which are not needed.
+_OPTIONS = {
+    "format_whitelist": ",".join(DEMUXERS),
+    "protocol_whitelist": "none",
+    "codec_whitelist": ",".join(sorted(CODECS)),
+}
+
+
+def _decode(av: Any, file: IO[bytes]) -> Iterator[NDArray[np.float32]]:
+    """Yield mono chunks at 16 kHz."""
+    with av.open(
+        _Nameless(file), container_options=_OPTIONS, metadata_errors="ignore", io_open=_refuse, buffer_size=_BUFFER
+    ) as container:
         if not container.streams.audio:
             raise DecodeError("has no sound track.")
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)  # FFmpeg's own way to mono adds 3 dB
-        frames = container.decode(container.streams.audio[0])
-        for frame in frames:
-            for out in resampler.resample(frame):
-                chunk = _mono(out)
-                done += len(chunk)
-                yield chunk
-            if done > limits.seconds * SAMPLE_RATE:
-                raise DecodeError(f"is longer than {limits.seconds / 3600:g} hours. Cut it into parts.")
-            if done >= stop:
-                return
-        for out in resampler.resample(None):
-            yield _mono(out)
+        track = container.streams.audio[0]
+        coder = track.codec_context
+        if coder is None or coder.codec.name not in CODECS:
+            coded = "in an unknown way" if coder is None else f"as {coder.codec.name}"
+            raise DecodeError(f"has sound that is coded {coded}, for which there is no decoder here. Convert it to WAV.")
+        coder.options = {"max_samples": str(_FRAME_SAMPLES)}
+        resampler: Any = None
+        form = None
+        for frame in _frames(av, container.demux(track)):
+            if (frame.format.name, frame.layout.name, frame.sample_rate) != form:  # recordings in a row may differ
+                if resampler is not None:
+                    yield from _mono(resampler.resample(None))
+                _check(frame)
+                form = frame.format.name, frame.layout.name, frame.sample_rate
+                resampler = av.AudioResampler(format="flt", rate=SAMPLE_RATE)  # FFmpeg's own way to mono adds 3 dB
+            frame.pts = None  # samples follow each other, whatever their clock says
+            yield from _mono(resampler.resample(frame))
+        if resampler is not None:
+            yield from _mono(resampler.resample(None))
 
 
-def _mono(frame: Any) -> NDArray[np.float32]:
-    """Mean of the channels of a planar frame."""
-    mean: NDArray[np.float32] = frame.to_ndarray().mean(0, dtype=np.float32)
-    return mean
+def _frames(av: Any, packets: Iterator[Any]) -> Iterator[Any]:
+    """Decode packets, past those that are broken.
+
+    Raises:
+        DecodeError: more than half are broken.
+    """
+    whole = broken = 0
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            frames = packet.decode()
+        except av.InvalidDataError:
+            broken += 1
+            if broken > _BROKEN_IN_A_ROW + whole:
+                break
+            continue
+        whole += 1
+        yield from frames
+    if broken > whole // 2:
+        raise DecodeError(f"is broken: {broken} of its {broken + whole} packets can't be decoded. Is it what its name says?")
+
+
+def _check(frame: Any) -> None:
+    """Refuse what no recording has, before it is resampled: one second at 1 Hz becomes 16,000 samples."""
+    if not _RATES[0] <= frame.sample_rate <= _RATES[1]:
+        raise DecodeError(f"has {frame.sample_rate:,} samples a second; from {_RATES[0]:,} to {_RATES[1]:,} are taken.")
+    if len(frame.layout.channels) > _CHANNELS:
+        raise DecodeError(f"has {len(frame.layout.channels)} channels; at most {_CHANNELS} are taken.")
+
+
+def _mono(frames: list[Any]) -> Iterator[NDArray[np.float32]]:
+    """Mean of the channels of each packed frame."""
+    for frame in frames:  # PyAV's to_ndarray reads past the end of planar ones that have 8 channels or more
+        yield frame.to_ndarray().reshape(frame.samples, -1).mean(1, dtype=np.float32)
 
 
 def wav_bytes(sound: Waveform) -> bytes:

@@ -1,28 +1,28 @@
 """What kind of media a file holds, and the digest that identifies its content."""
 
 import hashlib
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from llama_index_mm.errors import DecodeError, UnsupportedMediaError
+from llama_index_mm.media.formats import HEIF, NOT_TAKEN, PICTURES, SOUNDS
 from llama_index_mm.media.limits import LIMITS, MediaLimits
+from llama_index_mm.media.regular import open_regular
 
 __all__ = ["MODALITIES", "Modality", "check_readable", "digest_bytes", "digest_file", "modality_of", "suffixes"]
 
 Modality = Literal["text", "image", "audio", "mesh"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "mesh")
 
-# Audio and meshes are listed by hand, as their decoders keep no such table; images are what Pillow opens.
-_TEXT = (".txt", ".md", ".markdown", ".rst")
-_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".webm")
+_TEXT = (".txt", ".md", ".markdown", ".rst", ".pdf")
 _MESH = (".ply", ".obj", ".stl", ".off", ".glb", ".gltf")
-_IMAGE = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 _BY_SUFFIX: dict[str, Modality] = {
     **dict.fromkeys(_TEXT, "text"),
-    **dict.fromkeys(_AUDIO, "audio"),
+    **dict.fromkeys(SOUNDS, "audio"),
     **dict.fromkeys(_MESH, "mesh"),
-    **dict.fromkeys(_IMAGE, "image"),
+    **dict.fromkeys((*chain.from_iterable(PICTURES.values()), *HEIF), "image"),
 }
 INDEX_FILE = "store.sqlite"  # by which a folder is known for an index
 _CHUNK = 1 << 20  # bytes read at a time
@@ -37,11 +37,15 @@ def modality_of(path: Path) -> Modality:
     """Tell the modality of a file by its name's ending.
 
     Raises:
-        UnsupportedMediaError: no decoder takes such a file; the message lists the endings that are taken.
+        UnsupportedMediaError: no decoder takes such a file; the message says what it is and what to do, or lists the
+            endings that are taken.
     """
+    suffix = path.suffix.lower()
     try:
-        return _BY_SUFFIX[path.suffix.lower()]
+        return _BY_SUFFIX[suffix]
     except KeyError:
+        if suffix in NOT_TAKEN:
+            raise UnsupportedMediaError(f"{path.name} {NOT_TAKEN[suffix]}") from None
         raise UnsupportedMediaError(
             f"No decoder for {path.suffix or 'a name without an ending'!r} ({path.name}). "
             f"Taken are: {' '.join(sorted(_BY_SUFFIX))}"
@@ -71,7 +75,7 @@ def digest_bytes(data: bytes) -> str:
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's content: 64 lower-case hexadecimal digits. Reads 1 MiB at a time."""
     sha = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             sha.update(chunk)
     return sha.hexdigest()

@@ -19,6 +19,8 @@ from llama_index_mm.media.files import check_readable
         ("a.wav", "audio"),
         ("a.Mp3", "audio"),
         ("a.webm", "audio"),
+        ("a.MOV", "audio"),
+        ("a.HEIC", "image"),
         ("a.obj", "mesh"),
         ("folder.png/a.ply", "mesh"),
     ],
@@ -34,6 +36,19 @@ def test_unknown_ending_lists_the_known_ones(name, named):
     with pytest.raises(UnsupportedMediaError, match=named) as caught:
         modality_of(Path(name))
     assert all(f" {suffix}" in str(caught.value) for suffix in suffixes())
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("logo.SVG", r"^logo\.SVG is a drawing made of lines and shapes, not of pixels\. Export it as PNG\.$"),
+        ("list.m3u8", r"^list\.m3u8 is a list of recordings, and lists are not followed\."),
+        ("DSC1.nef", r"^DSC1\.nef is what a camera's sensor saw, .* Export it as JPEG or TIFF\.$"),
+    ],
+)
+def test_what_people_have_is_told_what_to_do(name, told):
+    with pytest.raises(UnsupportedMediaError, match=told):
+        modality_of(Path(name))
 
 
 def test_suffixes_are_divided_among_the_modalities():
