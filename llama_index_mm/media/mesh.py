@@ -1,6 +1,5 @@
-"""Files to triangle meshes, by Open3D."""
+"""Files to triangle meshes, over NumPy alone."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_index_mm._optional import require
 from llama_index_mm.errors import DecodeError
 from llama_index_mm.media.files import check_readable
 from llama_index_mm.media.limits import LIMITS, MediaLimits
+from llama_index_mm.media.mesh_formats import READERS
+from llama_index_mm.media.regular import open_regular
 
 __all__ = ["Mesh", "MeshFacts", "load_mesh"]
 
-_HEAD = 1 << 14  # bytes in which a file states its numbers
+_LARGEST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Mesh:
 
     def facts(self) -> MeshFacts:
         """Count and measure."""
-        used = self.vertices[np.unique(self.faces)]
+        used = self.vertices[np.unique(self.faces)].astype(np.float64)
         size = used.max(0) - used.min(0)
         edges = np.sort(self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
         shared = np.unique(edges, axis=0, return_counts=True)[1]
@@ -67,59 +67,66 @@ class Mesh:
 
 
 def load_mesh(source: Path | str, *, limits: MediaLimits = LIMITS) -> Mesh:
-    """Read a mesh; polygons become triangles, parts of one file become one mesh.
+    """Read a PLY, OBJ, STL, OFF, glTF or GLB file, told apart by the ending of its name.
+
+    Polygons become triangles, hollow ones too; all parts of a file become one mesh, those of a glTF where its nodes put
+    them. Vertices in one place become one, unless that takes a face its extent: such faces, of two corners in one place,
+    are dropped, and vertices that no face uses. No other file is opened but the buffers of a glTF, in its own folder or
+    below: no materials, no textures.
 
     Args:
         source: a path.
-        limits: on bytes and faces.
+        limits: on bytes (those of a glTF's buffers each and in sum) and faces.
 
     Raises:
-        DecodeError: the file is missing, empty or broken, has no faces or more than the limit, or has numbers that are
-            not finite.
-        MissingExtraError: Open3D is not installed.
+        DecodeError: the file is missing, empty, broken or incomplete, is beyond the limits, reaches out of its folder, has
+            no face, or has numbers that are not finite.
     """
-    o3d: Any = require("open3d", extra="mesh")
     path = Path(source)
     check_readable(path, limits)
+    if not (read := READERS.get(path.suffix.lower())):
+        raise DecodeError(f"{path.name} doesn't end in what meshes are read by: {' '.join(READERS)}.")
     try:
-        with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
-            read = _read(o3d, path)
-    except (RuntimeError, ValueError) as error:
-        raise DecodeError(f"{path.name} can't be read as a mesh: {error}") from error
-    vertices, faces = np.asarray(read.vertices), np.asarray(read.triangles)
+        with open_regular(path) as file:
+            data = file.read()
+        with np.errstate(all="ignore"):  # numbers that are not finite are refused at the end, with their reason
+            return _tidy(*read(data, path, limits))
+    except DecodeError as error:
+        raise DecodeError(f"{path.name} {error}") from error.__cause__
+    except Exception as error:  # whatever a broken file makes of a parser, memory that is lacking included
+        reason = str(error)[:300] or type(error).__name__
+        raise DecodeError(f"{path.name} can't be read as a mesh: {reason}. Is it complete, and what its name says?") from error
+
+
+def _tidy(vertices: NDArray[Any], faces: NDArray[np.int64]) -> Mesh:
+    """Check what was read, join vertices in one place, and drop what has no extent or no use."""
     if not len(vertices) or not len(faces):
         raise DecodeError(
-            f"{path.name} gives a mesh of {len(vertices)} vertices and {len(faces)} faces; at least one face is needed. "
+            f"gives a mesh of {len(vertices)} vertices and {len(faces)} faces; at least one face is needed. "
             "Is it complete, and what its name says?"
         )
-    if len(faces) > limits.faces:
-        raise DecodeError(f"{path.name} has {len(faces):,} faces; at most {limits.faces:,} are taken. Decimate it.")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise DecodeError(f"{path.name} has faces that point past its {len(vertices)} vertices.")
-    if not (np.abs(vertices) < np.finfo(np.float32).max).all():  # also catches NaN
-        raise DecodeError(f"{path.name} has vertices that are not finite numbers of 32 bits.")
-    if len(faces) < (stated := _stated_faces(path)):
-        raise DecodeError(f"{path.name} breaks off: it states {stated:,} faces, but holds {len(faces):,}. Is it complete?")
+    if not (np.abs(vertices) < _LARGEST).all():  # also catches NaN
+        raise DecodeError("has vertices that are not finite numbers of 32 bits.")
     # Many formats repeat a vertex for each of its faces, which would leave every surface open.
-    read.remove_duplicated_vertices().remove_unreferenced_vertices()
-    return Mesh(np.asarray(read.vertices, dtype=np.float32), np.asarray(read.triangles, dtype=np.int64))
+    points, faces = _joined(vertices.astype(np.float32), faces)
+    a, b, c = faces.T
+    faces = faces[(a != b) & (b != c) & (c != a)]
+    if not len(faces):
+        raise DecodeError(f"has no face with three corners in different places, among {len(a):,}.")
+    used = np.zeros(len(points), bool)
+    used[faces] = True
+    return Mesh(points[used], (np.cumsum(used) - 1)[faces])
 
 
-def _read(o3d: Any, path: Path) -> Any:
-    """Give Open3D's mesh; empty where it can't read the file."""
-    if path.suffix.lower() != ".obj":
-        return o3d.io.read_triangle_mesh(str(path))
-    whole = o3d.geometry.TriangleMesh()  # read_triangle_mesh drops the polygons of OBJ files without a word
-    for part in o3d.io.read_triangle_model(str(path)).meshes:
-        whole += part.mesh
-    return whole
-
-
-def _stated_faces(path: Path) -> int:
-    """Faces that a PLY or OFF file states at its beginning; 0 for other files. Open3D gives what is there of a part."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    found = re.match(rb"ply\b.*?element\s+face\s+(\d+).*?end_header", head, re.DOTALL) or re.match(
-        rb"\s*OFF\s+\d+\s+(\d+)", re.sub(rb"#[^\n]*", b"", head)
-    )
-    return int(found[1]) if found else 0
+def _joined(points: NDArray[np.float32], faces: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Make vertices in one place one, in the order in which they come first."""
+    bits = (points + np.float32(0)).view(np.uint32).astype(np.uint64)  # 0 added: -0 and 0 are one place
+    keys = bits[:, 0] << np.uint64(32) | bits[:, 1]
+    order = np.lexsort((bits[:, 2], keys))
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (np.diff(keys[order]) != 0) | (np.diff(bits[order, 2]) != 0)
+    first = np.minimum.reduceat(order, np.flatnonzero(fresh))[np.cumsum(fresh) - 1]
+    kept = np.empty(len(order), np.int64)
+    kept[order] = first
+    is_first = kept == np.arange(len(kept))
+    return points[is_first], (np.cumsum(is_first) - 1)[kept[faces]]

@@ -59,8 +59,8 @@ def render_views(mesh: Mesh, *, up: Literal["y", "z"] = "y", size: int = VIEW_SI
 
 def _centred(mesh: Mesh) -> NDArray[np.float32]:
     """Vertices moved to the origin and scaled into the unit sphere."""
-    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
-    moved = mesh.vertices - (low + high) / 2
+    vertices = mesh.vertices.astype(np.float64)  # squares of what 32 bits can hold would leave them
+    moved = vertices - (vertices.min(0) + vertices.max(0)) / 2
     radius = float(np.linalg.norm(moved, axis=1).max())
     if not radius > 0:
         raise DecodeError("All vertices of the mesh lie in one point; there is nothing to render.")

@@ -1,83 +1,16 @@
-import struct
-
 import numpy as np
 import pytest
+from mesh_files import CORNERS, CUBES, POINTS, SIDES, TRIANGLES, binary_stl, obj, off, ply, stl
 
 from llama_index_mm.errors import DecodeError
 from llama_index_mm.media import MediaLimits, Mesh, MeshFacts, load_mesh
 
-pytest.importorskip("open3d")
-
-CORNERS = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
-SIDES = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
-TRIANGLES = [(side[0], *pair) for side in SIDES for pair in (side[1:3], side[2:4])]
 CUBE = MeshFacts(vertices=8, faces=12, size=(1.0, 1.0, 1.0), closed=True)
-POINTS = "".join("v {} {} {}\n".format(*point) for point in CORNERS)
-
-
-def lines(rows):
-    return "".join(" ".join(map(str, row)) + "\n" for row in rows)
-
-
-def counted(faces):
-    return [(len(face), *face) for face in faces]
-
-
-def off(points, faces):
-    return f"OFF\n# a comment\n{len(points)} {len(faces)} 0\n" + lines(points) + lines(counted(faces))
-
-
-def ply(points, faces):
-    head = f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n" + lines(("property", "float", axis) for axis in "xyz")
-    head += f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-    return head + lines(points) + lines(counted(faces))
-
-
-def stl(points, faces):
-    def facet(face):
-        return "facet normal 0 0 0\nouter loop\n" + lines(("vertex", *points[at]) for at in face) + "endloop\nendfacet\n"
-
-    return "solid cube\n" + "".join(facet(face) for face in faces) + "endsolid cube\n"
-
-
-def binary_stl(points, faces):
-    body = b"".join(struct.pack("<12fH", 0, 0, 0, *(x for at in face for x in points[at]), 0) for face in faces)
-    return b"\0" * 80 + struct.pack("<I", len(faces)) + body
-
-
-def obj(faces, extra=""):
-    return POINTS + extra + "".join("f " + " ".join(map(str, face)) + "\n" for face in faces)
-
-
-def from_one(faces):
-    return [[at + 1 for at in face] for face in faces]
-
-
-NORMALS = "".join("vn {} {} {}\n".format(*row) for row in [*np.eye(3, dtype=int), *-np.eye(3, dtype=int)])
-WITH_NORMALS = [[f"{at + 1}//{number}" for at in face] for number, face in enumerate(SIDES, 1)]
-CUBES = {
-    "quads.obj": obj(from_one(SIDES)),
-    "triangles.obj": obj(from_one(TRIANGLES)),
-    "mixed.obj": obj(from_one([*TRIANGLES[:2], *SIDES[1:]])),
-    "from-the-end.obj": obj([[at - 8 for at in face] for face in SIDES]),
-    "normals.obj": obj(WITH_NORMALS, NORMALS),
-    "groups.obj": obj(from_one(SIDES[:3])) + "o second\n" + "".join("f {} {} {} {}\n".format(*f) for f in from_one(SIDES[3:])),
-    "lost-material.obj": "mtllib gone.mtl\n" + obj(from_one(SIDES), "usemtl wood\n"),
-    "line.obj": obj(from_one(SIDES)) + "l 1 8\n",
-    "triangles.off": off(CORNERS, TRIANGLES),
-    "quads.off": off(CORNERS, SIDES),
-    "triangles.ply": ply(CORNERS, TRIANGLES),
-    "quads.ply": ply(CORNERS, SIDES),
-    "stray-vertex.ply": ply([*CORNERS, (50, 50, 50)], SIDES),
-    "text.stl": stl(CORNERS, TRIANGLES),
-    "binary.stl": binary_stl(CORNERS, TRIANGLES),
-}
 
 
 @pytest.mark.parametrize("name", CUBES)
 def test_unit_cube_of_every_format(make, name):
-    data = CUBES[name]
-    mesh = load_mesh(make.bytes(name, data if isinstance(data, bytes) else data.encode()))
+    mesh = load_mesh(make.bytes(name, CUBES[name]))
     assert (mesh.vertices.dtype, mesh.faces.dtype) == (np.float32, np.int64)
     assert mesh.facts() == CUBE
     assert sorted(map(tuple, mesh.vertices.tolist())) == sorted(CORNERS)
@@ -104,40 +37,106 @@ def test_edge_of_three_faces_is_not_closed():
     assert Mesh(vertices, faces[:4]).facts() == MeshFacts(5, 4, (1.0, 1.0, 1.0), closed=True)
 
 
+def test_vertices_in_one_place_become_one_in_the_order_of_the_file(make):
+    text = "v 2 0 0\nv 0 0 0\nv 0 3 0\nv 2 0 0\nv -0 0 -0\nv 9 9 9\nv 0 0 4\nf 1 2 3\nf 4 5 7\n"
+    mesh = load_mesh(make.text("twice.obj", text))
+    np.testing.assert_array_equal(mesh.vertices, np.array([[2, 0, 0], [0, 0, 0], [0, 3, 0], [0, 0, 4]], np.float32))
+    np.testing.assert_array_equal(mesh.faces, [[0, 1, 2], [0, 1, 3]])
+
+
+def test_three_faces_on_one_edge_and_a_face_given_twice(make):
+    fan = "v 0 0 0\nv 0 0 1\nv 1 0 0\nv 0 1 0\nv -1 -1 0\nf 1 2 3\nf 1 2 4\nf 1 2 5\nf 3 2 1\n"
+    assert load_mesh(make.text("fan.obj", fan)).facts() == MeshFacts(5, 4, (2.0, 2.0, 1.0), closed=False)
+
+
+def test_faces_without_extent_are_dropped(make):
+    cube = obj([[at + 1 for at in face] for face in SIDES], "v 0 0 0\n")
+    points = load_mesh(make.bytes("cube.obj", cube + b"f 1 1 2\nf 1 9 3\nf 3 3 3\n"))
+    assert points.facts() == CUBE
+    line = load_mesh(make.text("line.obj", "v 0 0 0\nv 1 0 0\nv 3 0 0\nv 0 1 0\nf 1 2 3\nf 1 3 4\n"))
+    assert line.facts() == MeshFacts(4, 2, (3.0, 1.0, 0.0), closed=False)  # three places, though on a line
+
+
+def test_only_faces_without_extent(make):
+    with pytest.raises(DecodeError, match=r"^flat\.obj has no face with three corners in different places, among 2\.$"):
+        load_mesh(make.bytes("flat.obj", obj([(1, 1, 2), (3, 4, 4)])))
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e-30, 3e38])
+@pytest.mark.parametrize("write", [ply, off, stl])
+def test_huge_and_tiny(make, write, factor):
+    points = np.multiply(CORNERS, factor).tolist()
+    facts = load_mesh(make.bytes(f"cube.{write.__name__}", write(points, TRIANGLES))).facts()
+    assert (facts.vertices, facts.faces, facts.closed) == (8, 12, True)
+    assert facts.size == (float(np.float32(factor)),) * 3
+
+
+def test_extent_beyond_32_bits_is_measured():
+    vertices = np.array([[-3e38, 0, 0], [3e38, 0, 0], [0, 1, 0]], np.float32)
+    assert Mesh(vertices, np.array([[0, 1, 2]])).facts().size == pytest.approx((6e38, 1, 0))
+
+
 CORNER = [(0, 0, 0), (1, 0, 0), (0, 1, 0)]
 BROKEN = {
-    "empty.obj": ("", "is empty"),
-    "comment.obj": ("# nothing\n", "0 faces; at least one face is needed"),
-    "points.obj": (POINTS, "0 faces; at least one face is needed"),
+    "empty.obj": (b"", "is empty"),
+    "comment.obj": (b"# nothing\n", "0 faces; at least one face is needed"),
+    "points.obj": (POINTS.encode(), "0 faces; at least one face is needed"),
     "points.off": (off(CORNER, []), "0 faces; at least one face is needed"),
-    "past.obj": (obj([(1, 2, 99)]), "at least one face is needed"),
-    "zero.obj": (obj([(0, 1, 2)]), "at least one face is needed"),
+    "points.stl": (binary_stl(faces=[]), "0 faces; at least one face is needed"),
+    "past.obj": (obj([(1, 2, 99)]), "point past its 8 vertices"),
+    "before.obj": (obj([(1, 2, -9)]), "point past its 8 vertices"),
+    "zero.obj": (obj([(0, 1, 2)]), "corner 0; OBJ counts from 1"),
+    "two.obj": (obj([(1, 2, 3), (1, 2)]), "a face of 2 corners; at least 3"),
+    "word.obj": (obj([(1, 2, 3), (1, "x", 3)]), "something that is no number"),
+    "word-as-vertex.obj": (obj([(1, 2, 3)]).replace(b"v 0 1 1", b"v 0 one 1"), "something that is no number"),
+    "short-vertex.obj": (obj([(1, 2, 3)]).replace(b"v 0 1 1", b"v 0 1"), "a vertex of 2 numbers; three are needed"),
     "past.off": (off(CORNER, [(0, 1, 7)]), "point past its 3 vertices"),
+    "fraction.off": (off(CORNER, [(0, 1, 1.5)]), "no whole numbers"),
+    "word.off": (off(CORNER, [(0, 1, "two")]), "something that is no number"),
+    "four.off": (off(head="4OFF\n"), "four or more dimensions, or binary"),
+    "binary.off": (off(head="OFF BINARY\n"), "four or more dimensions, or binary"),
+    "countless.off": (b"OFF\nmany many\n", "without its numbers of vertices and faces"),
     "past.ply": (ply(CORNER, [(0, 1, 9)]), "point past its 3 vertices"),
     "before.ply": (ply(CORNER, [(0, 1, -1)]), "point past its 3 vertices"),
-    "nan.obj": ("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
+    "fraction.ply": (ply(CORNER, [(0, 1, 1.5)]), "no whole numbers"),
+    "word.ply": (ply(CORNER, [(0, 1, "two")]), "something that is no number"),
+    "listless.ply": (ply().replace(b"vertex_indices", b"other"), "without a list vertex_index or vertex_indices"),
+    "flat.ply": (ply().replace(b"float z", b"float w"), "without x, y and z, but with x, y, w"),
+    "lists.ply": (ply().replace(b"float z", b"float z\nproperty list uchar int a"), "vertices with lists"),
+    "order.ply": (ply().replace(b"ascii", b"middle"), "a line that makes no sense: 'format middle 1.0'"),
+    "type.ply": (ply().replace(b"float z", b"float128 z"), "a line that makes no sense: 'property float128 z'"),
+    "negative.ply": (ply(CORNER, []).replace(b"face 0", b"face -1"), "a line that makes no sense: 'element face -1'"),
+    "nan.obj": (b"v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
     "nan.ply": (ply([("nan", 0, 0), *CORNER[1:]], [(0, 1, 2)]), "not finite"),
-    "huge.ply": (ply([("1e39", 0, 0), *CORNER[1:]], [(0, 1, 2)]), "at least one face|not finite"),
-    "half.ply": (ply(CORNERS, SIDES)[:-40], "breaks off: it states 6 faces"),
-    "half.off": (off(CORNERS, SIDES)[:-40], "breaks off: it states 6 faces"),
-    "half.stl": (stl(CORNERS, TRIANGLES)[:400], "at least one face is needed"),
-    **{
-        f"letter{end}": ("Dear all, this is a text.\n", "at least one")
-        for end in (".obj", ".off", ".ply", ".stl", ".glb", ".gltf")
-    },
+    "infinite.stl": (stl([("inf", 0, 0), *CORNER[1:]], [(0, 1, 2)]), "not finite"),
+    "infinite-quad.off": (off([*CORNER, ("-inf", 0, 0)], [(0, 1, 2, 3)]), "not finite"),
+    "huge.ply": (ply([("1e39", 0, 0), *CORNER[1:]], [(0, 1, 2)]), "not finite numbers of 32 bits"),
+    "vanishing.obj": (b"v 0 0 0\nv 1e-50 0 0\nv 0 1e-50 0\nf 1 2 3\n", "three corners in different places"),
+    "mesh.xyz": (b"0 0 0\n", "doesn't end in what meshes are read by: .glb .gltf .obj .off .ply .stl"),
+    "letter.obj": (b"Dear all, this is a text.\n", "at least one"),
+    "letter.off": (b"Dear all, this is a text.\n", "is no OFF"),
+    "letter.ply": (b"Dear all, this is a text.\n", "is no PLY"),
+    "letter.stl": (b"Dear all, this is a text.\n", "is no STL"),
+    "letter.glb": (b"Dear all, this is a text.\n", "is no GLB"),
+    "letter.gltf": (b"Dear all, this is a text.\n", "JSON part that can't be read"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken(make, name):
-    text, reason = BROKEN[name]
+    data, reason = BROKEN[name]
     with pytest.raises(DecodeError, match=rf"^{name}.*{reason}"):
-        load_mesh(make.text(name, text))
+        load_mesh(make.bytes(name, data))
 
 
-def test_too_many_faces(make):
-    with pytest.raises(DecodeError, match="12 faces; at most 11"):
-        load_mesh(make.obj("cube.obj"), limits=MediaLimits(faces=11))
+@pytest.mark.parametrize("name", CUBES)
+def test_too_many_faces(make, name):
+    path = make.bytes(name, CUBES[name])
+    with pytest.raises(DecodeError, match=rf"^{name} has (6|7|12) faces; at most \d+ are taken .*Decimate it\."):
+        load_mesh(path, limits=MediaLimits(faces=5))
+    assert load_mesh(path, limits=MediaLimits(faces=12)).facts() == CUBE
+    with pytest.raises(DecodeError, match="has 12 faces; at most 11 are taken"):
+        load_mesh(path, limits=MediaLimits(faces=11))
 
 
 def test_missing_file(tmp_path):

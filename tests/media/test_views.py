@@ -102,6 +102,13 @@ def test_scale_and_place_do_not_matter(factor, move):
         assert np.abs(np.asarray(one).astype(int) - np.asarray(two)).mean() < 0.5
 
 
+@pytest.mark.parametrize("power", [-100, 100, 125])
+def test_huge_and_tiny_meshes_look_the_same(power):
+    mesh = cone()
+    scaled = Mesh(mesh.vertices * np.float32(2.0**power), mesh.faces)
+    same(render_views(mesh, size=SIZE), render_views(scaled, size=SIZE))
+
+
 def test_stray_vertex_does_not_shrink_the_mesh(make):
     cube = make.obj("cube.obj")
     stray = make.text("stray.obj", cube.read_text() + "v 99 99 99\n")
