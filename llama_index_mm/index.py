@@ -9,13 +9,14 @@ from typing import Any
 from llama_index.core import Settings
 from llama_index.core.llms.llm import LLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from llama_index_mm.answers import NumberSources
 from llama_index_mm.errors import QueryError, SpaceError, StoreError
-from llama_index_mm.ingestion import Ingestor, IngestReport
-from llama_index_mm.media import Modality, Waveform
+from llama_index_mm.ingestion import Ingestor, IngestReport, ReembedReport
+from llama_index_mm.ingestion.reembed import UNFINISHED, reembed
+from llama_index_mm.media import LIMITS, MediaLimits, Modality, Waveform
 from llama_index_mm.presets import Preset, load_preset
 from llama_index_mm.readers import FetchLimits
 from llama_index_mm.retrieval import Fusion, FusionRetriever
@@ -39,23 +40,25 @@ class MultiModalIndex:
     Args:
         store: where it is kept.
         preset: the spaces and encoders; they must be those that the store was made with.
+        transformations: LlamaIndex transforms that media go through before they are encoded, such as `CaptionImages`.
 
     Raises:
         SpaceError: the store was made with another preset, or with other weights.
     """
 
-    def __init__(self, store: MediaStore, preset: Preset) -> None:
+    def __init__(self, store: MediaStore, preset: Preset, *, transformations: Sequence[TransformComponent] = ()) -> None:
         made = store.meta("preset")
         if made is not None and made != preset.name:
             raise SpaceError(
                 f"The index in {store.folder} was made with preset {made!r}, not {preset.name!r}. "
-                "Open it with that preset, or index the files again in another folder."
+                "Open it with that preset, or bring it to this one: llama-index-mm reembed."
             )
         names = {space.name for space in preset.spaces}
-        if made is not None and (other := names ^ set(store.spaces())):
+        stored = {name for name in store.spaces() if not name.startswith(UNFINISHED)}
+        if made is not None and (other := names ^ stored):
             raise SpaceError(
                 f"The index in {store.folder} and preset {preset.name!r} differ in the spaces {', '.join(sorted(other))}. "
-                "Open it with the preset that it was made with, or index the files again in another folder."
+                "Open it with the preset that it was made with, or bring it to this one: llama-index-mm reembed."
             )
         for space in preset.spaces:
             store.declare_space(space.name, space.dimension, space.fingerprint)
@@ -63,16 +66,24 @@ class MultiModalIndex:
             store.set_meta("preset", preset.name)
         self.store = store
         self.preset = preset
-        self._ingestor = Ingestor(store, preset)
+        self._ingestor = Ingestor(store, preset, transformations=transformations)
 
     @classmethod
-    def open(cls, folder: Path | str, *, preset: Preset | str | None = None, create: bool = False) -> "MultiModalIndex":
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        preset: Preset | str | None = None,
+        create: bool = False,
+        transformations: Sequence[TransformComponent] = (),
+    ) -> "MultiModalIndex":
         """Open an index.
 
         Args:
             folder: where it is.
             preset: a preset or its name; default is what the index says, or ``"offline"`` for a new one.
             create: start a new index if there is none.
+            transformations: LlamaIndex transforms that media go through before they are encoded, such as `CaptionImages`.
 
         Raises:
             StoreError: there is no index and ``create`` is not set, or it is damaged.
@@ -85,7 +96,7 @@ class MultiModalIndex:
             recorded = store.meta("preset")
             if recorded is None and not create:
                 raise StoreError(f"The index in {folder} is empty. Make it with: llama-index-mm ingest FOLDER --store {folder}")
-            return cls(store, preset or load_preset(recorded or "offline"))
+            return cls(store, preset or load_preset(recorded or "offline"), transformations=transformations)
         except BaseException:
             store.close()
             raise
@@ -98,6 +109,8 @@ class MultiModalIndex:
         folder: Path | str | None = None,
         preset: Preset | str | None = None,
         show_progress: bool = False,
+        num_workers: int | None = None,
+        transformations: Sequence[TransformComponent] = (),
     ) -> "MultiModalIndex":
         """Make an index of documents.
 
@@ -106,16 +119,18 @@ class MultiModalIndex:
             folder: where to keep the index; default is a temporary folder that goes with the index.
             preset: as in `open`.
             show_progress: show a bar on standard error.
+            num_workers: as in `ingest`.
+            transformations: as in `open`.
         """
         temporary = None
         if folder is None:
             temporary = tempfile.TemporaryDirectory(prefix="llama-index-mm-")
             folder = temporary.name
         try:
-            index = cls.open(folder, preset=preset, create=True)
+            index = cls.open(folder, preset=preset, create=True, transformations=transformations)
             index.store.temporary = temporary  # lives as long as anything that searches it
             try:
-                index._ingestor.insert(documents, show_progress=show_progress)
+                index._ingestor.insert(documents, show_progress=show_progress, num_workers=num_workers)
             except BaseException:
                 index.close()
                 raise
@@ -124,6 +139,38 @@ class MultiModalIndex:
                 temporary.cleanup()
             raise
         return index
+
+    @staticmethod
+    def reembed(
+        folder: Path | str,
+        *,
+        preset: Preset | str | None = None,
+        spaces: Sequence[str] = (),
+        show_progress: bool = False,
+        num_workers: int | None = None,
+        media_limits: MediaLimits = LIMITS,
+    ) -> ReembedReport:
+        """Bring an index to another preset, or to other encoders of the same: only spaces that differ are encoded anew.
+
+        Nodes, texts and the vectors of the other spaces are not touched. A run that was stopped goes on where it stopped.
+
+        Args:
+            folder: where the index is; nobody else may be writing to it.
+            preset: with the new encoders; default is what the index says.
+            spaces: names of spaces to encode anew even though their encoders say that they are the same.
+            show_progress: show a bar on standard error.
+            num_workers: processes that decode, as in `ingest`.
+            media_limits: as in `ingest`.
+
+        Raises:
+            StoreError: there is no index.
+            SpaceError: the preset has no space of a name that was given.
+        """
+        if isinstance(preset, str):
+            preset = load_preset(preset)
+        with MediaStore(folder, create=False) as store:
+            made = preset or load_preset(store.meta("preset") or "offline")
+            return reembed(store, made, spaces, show_progress=show_progress, num_workers=num_workers, media_limits=media_limits)
 
     def close(self) -> None:
         """Close the store; an index in a temporary folder is gone with that."""
@@ -142,18 +189,40 @@ class MultiModalIndex:
         show_progress: bool = False,
         prune: bool = False,
         dry_run: bool = False,
+        retry_failed: bool = False,
+        follow_links: bool = False,
+        num_workers: int | None = None,
         limits: FetchLimits | None = None,
+        media_limits: MediaLimits = LIMITS,
     ) -> IngestReport:
         """Take in files and folders: new and changed files are read, broken ones are reported, the rest goes on.
+
+        Files are decoded in other processes while the models encode here. A run that was stopped, even killed, goes on where
+        it stopped when it is called again.
 
         Args:
             source: a path, a folder, an address such as ``https://...`` or ``s3://...``, or several of these.
             show_progress: show a bar on standard error.
             prune: take files out of the index that were in one of these folders and are gone.
             dry_run: change nothing; the report tells what would be done, as far as names and digests show that.
+            retry_failed: also try files again that could not be decoded in an earlier run and have not changed since.
+            follow_links: also take what links within folders lead to; a link that leads out of its folder is refused otherwise.
+            num_workers: processes that decode; None for half the processors, 0 to decode in this one, where a decoder that
+                crashes takes the run along.
             limits: of what is fetched from elsewhere: bytes, seconds, and whether private addresses may be asked.
+            media_limits: on each file: bytes, pixels, seconds, faces, and what decoding it may take.
         """
-        return self._ingestor.ingest(source, show_progress=show_progress, prune=prune, dry_run=dry_run, limits=limits)
+        return self._ingestor.ingest(
+            source,
+            show_progress=show_progress,
+            prune=prune,
+            dry_run=dry_run,
+            retry_failed=retry_failed,
+            follow_links=follow_links,
+            num_workers=num_workers,
+            limits=limits,
+            media_limits=media_limits,
+        )
 
     async def aingest(
         self,
@@ -162,11 +231,25 @@ class MultiModalIndex:
         show_progress: bool = False,
         prune: bool = False,
         dry_run: bool = False,
+        retry_failed: bool = False,
+        follow_links: bool = False,
+        num_workers: int | None = None,
         limits: FetchLimits | None = None,
+        media_limits: MediaLimits = LIMITS,
     ) -> IngestReport:
         """Like `ingest`, off the event loop."""
-        options = {"show_progress": show_progress, "prune": prune, "dry_run": dry_run}
-        return await asyncio.to_thread(self.ingest, source, limits=limits, **options)
+        return await asyncio.to_thread(
+            self.ingest,
+            source,
+            show_progress=show_progress,
+            prune=prune,
+            dry_run=dry_run,
+            retry_failed=retry_failed,
+            follow_links=follow_links,
+            num_workers=num_workers,
+            limits=limits,
+            media_limits=media_limits,
+        )
 
     def insert(self, document: BaseNode) -> None:
         """Take in one document; one with the same id is replaced.

@@ -14,6 +14,7 @@ from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock
 from llama_index.core.schema import (
     BaseNode,
     Document,
+    ImageDocument,
     ImageNode,
     IndexNode,
     MediaResource,
@@ -24,7 +25,16 @@ from llama_index.core.schema import (
     TextNode,
 )
 
-from llama_index_mm.media import Modality, load_audio, wav_bytes
+from llama_index_mm.media import (
+    MeshFacts,
+    Modality,
+    contact_sheet,
+    image_bytes,
+    load_audio,
+    load_mesh,
+    render_views,
+    wav_bytes,
+)
 from llama_index_mm.media.files import check_readable
 
 __all__ = [
@@ -85,11 +95,12 @@ class MediaNode(Node):
         Args:
             path: the media file; stored as given.
             digest: SHA-256 of the file's content, 64 hexadecimal digits.
-            text: transcript, labels or facts, for the LLM and for text spaces. Empty: the file's title is used.
+            text: transcript, labels or facts, for the LLM and for text spaces. Empty: the caption is used, or else the file's
+                title.
             id_: node id; random if not given.
             source: the document that this node belongs to.
             metadata: the user's own metadata; seen by the LLM unless excluded.
-            **facts: entries under the ``mm_`` prefix; ``None`` is left out.
+            **facts: entries under the ``mm_`` prefix, such as ``caption`` or ``url``; ``None`` is left out.
         """
         path = Path(path)
         stated = {PREFIX + key: value for key, value in facts.items() if value is not None}
@@ -102,13 +113,12 @@ class MediaNode(Node):
             PREFIX + "digest": digest,
             **stated,
         }
-        # File names are for filters and citations; as text they count only through the title.
-        hidden = [key for key in own if key.startswith(PREFIX) or key in ("file_name", "file_path")]
+        hidden = _hidden(own)
         fields: dict[str, Any] = {"metadata": own, **cls._resources(path, stated)}
         if id_ is not None:
             fields["id_"] = id_
         node = cls(
-            text_resource=MediaResource(text=text or title_of(path)),
+            text_resource=MediaResource(text=text or str(facts.get("caption") or "") or title_of(path)),
             excluded_embed_metadata_keys=hidden,
             excluded_llm_metadata_keys=list(hidden),
             **fields,
@@ -124,6 +134,7 @@ class MediaNode(Node):
     path = property(lambda self: Path(self.metadata[PREFIX + "path"]), doc="The media file.")
     digest = _fact("digest", "SHA-256 of the media file's content.")
     url = _fact("url", "Where the file came from, None if from a disk.")
+    caption = _fact("caption", "What somebody wrote about it, None if nobody did; kept beside a text that says something else.")
     title = property(lambda self: title_of(Path(self.metadata.get("file_name") or self.path)), doc="Words of the file's name.")
 
     @property
@@ -153,9 +164,11 @@ class MediaNode(Node):
             DecodeError: the media file is gone or broken.
         """
         blocks: list[Any] = list(self.get_metadata_content_blocks(metadata_mode))
-        if self.text:
-            blocks.append(TextBlock(text=self.text))
+        blocks += [TextBlock(text=text) for text in self._said() if text]
         return blocks if self.metadata.get(TEXT_ONLY) else blocks + self._media_blocks()
+
+    def _said(self) -> list[str]:
+        return [self.text]
 
     def _media_blocks(self) -> list[Any]:
         return []
@@ -199,7 +212,10 @@ class AudioMedia(MediaNode):
 
 
 class MeshMedia(MediaNode):
-    """A 3D model. Its text is a line of facts; its content block is a sheet of six views."""
+    """A 3D model. Its text is a line of facts; its content block is a sheet of six views.
+
+    Where the text says something else, the facts are a block of their own. A sheet whose file is gone is rendered anew.
+    """
 
     modality: ClassVar[Modality] = "mesh"
 
@@ -214,20 +230,44 @@ class MeshMedia(MediaNode):
         views = self.metadata.get(PREFIX + "views")
         return Path(views) if views else None
 
+    @property
+    def facts(self) -> MeshFacts | None:
+        """Counts and size, if they were measured."""
+        names = ("vertices", "faces", "closed", "size_x", "size_y", "size_z")
+        if any(self.metadata.get(PREFIX + name) is None for name in names):
+            return None
+        vertices, faces, closed, *size = (self.metadata[PREFIX + name] for name in names)
+        return MeshFacts(vertices, faces, (size[0], size[1], size[2]), closed)
+
+    def _said(self) -> list[str]:
+        line = str(self.facts or "")
+        return [self.text, "" if line in self.text else line]
+
     def _media_blocks(self) -> list[Any]:
         if self.views is None:
             return []
-        check_readable(self.views)
-        return [ImageBlock(path=self.views, image_mimetype="image/png")]
+        if self.views.exists():
+            check_readable(self.views)
+            return [ImageBlock(path=self.views, image_mimetype="image/png")]
+        # A cache, or a store that was copied without its files, may know views that are gone.
+        sheet = image_bytes(contact_sheet(render_views(load_mesh(self.path))), kind="PNG")
+        return [ImageBlock(image=sheet, image_mimetype="image/png")]
 
 
 _MEDIA: dict[str, type[MediaNode]] = {cls.modality: cls for cls in (ImageMedia, AudioMedia, MeshMedia)}
-_CORE: dict[str, type[BaseNode]] = {cls.class_name(): cls for cls in (Node, TextNode, ImageNode, IndexNode, Document)}
+_CORE: dict[str, type[BaseNode]] = {
+    cls.class_name(): cls for cls in (Node, TextNode, ImageNode, IndexNode, Document, ImageDocument)
+}
+
+
+def _hidden(metadata: dict[str, Any]) -> list[str]:
+    """Entries that are for filters and citations; as text, a file's name counts only through the title."""
+    return [key for key in metadata if key.startswith(PREFIX) or key in ("file_name", "file_path")]
 
 
 def title_of(path: Path) -> str:
-    """Words of a file's name: ``Sea-shore_2.ogg`` gives ``Sea shore 2``."""
-    return " ".join(path.stem.replace("_", " ").replace("-", " ").split())
+    """Words of a file's name: ``Sea-shore_2.ogg`` gives ``Sea shore 2``; the whole name where there are none."""
+    return " ".join(path.stem.replace("_", " ").replace("-", " ").split()) or path.name
 
 
 def modality_of_node(node: BaseNode) -> Modality:
@@ -252,6 +292,8 @@ def retype(node: BaseNode) -> BaseNode:
     kept = {name: getattr(node, name) for name in type(node).model_fields if name in cls.model_fields}
     if isinstance(node, TextNode):  # a store that knows TextNode only: the text field becomes the text resource
         kept["text_resource"] = MediaResource(text=node.text)
+        for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+            kept[name] = kept[name] or _hidden(node.metadata)  # such stores may forget these, too
     fresh = cls(**kept)
     for name, resource in cls._resources(fresh.path, fresh.metadata).items():
         if getattr(fresh, name) is None:

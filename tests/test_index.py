@@ -271,8 +271,8 @@ class TestDocuments:
     def test_media_nodes(self, make):
         documents = [document_of(make.picture("a.png")), document_of(make.tone("b.wav")), document_of(make.obj("c.obj"))]
         with MultiModalIndex.from_documents(documents, preset=tiny_preset()) as index:
-            assert [type(node) for node in nodes_of(index)] == [ImageMedia, AudioMedia, MeshMedia]
-            assert [node.ref_doc_id for node in nodes_of(index)] == [document.node_id for document in documents]
+            found = {node.ref_doc_id: type(node) for node in nodes_of(index)}
+            assert found == dict(zip([one.node_id for one in documents], [ImageMedia, AudioMedia, MeshMedia], strict=True))
 
     def test_insert_replaces(self, index):
         before = len(index.store)

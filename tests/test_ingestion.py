@@ -111,8 +111,8 @@ def test_second_run_changes_nothing(index, make):
 def test_second_run_encodes_nothing(index, make, monkeypatch):
     write_good(make)
     index.ingest(make.folder / "files")
-    monkeypatch.setattr("llama_index_mm.ingestion.encode_nodes", lambda *_: pytest.fail("encoded"))
-    monkeypatch.setattr("llama_index_mm.ingestion.document_of", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.encode_nodes", lambda *_: pytest.fail("encoded"))
+    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.document_of", lambda *_: pytest.fail("read"))
     assert index.ingest(make.folder / "files").unchanged == 4
 
 
@@ -226,16 +226,14 @@ def test_many_files_are_stored_in_batches(index, make):
 
 
 def test_one_bad_item_does_not_take_its_batch_along(index, make, monkeypatch):
-    from llama_index_mm import ingestion
-
     paths = [make.text(f"files/{number}.txt", f"number {number}") for number in range(6)]
 
-    def choosy(nodes, spaces):
+    def choosy(nodes, spaces, loaded):
         if any(node.get_content() == "number 3" for node in nodes):
             raise EncodeError("I do not like 3.")
-        return encode_nodes(nodes, spaces)
+        return encode_nodes(nodes, spaces, loaded)
 
-    monkeypatch.setattr(ingestion, "encode_nodes", choosy)
+    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.encode_nodes", choosy)
     report = index.ingest(make.folder / "files")
     assert (report.added, report.nodes) == (5, 5)
     assert [(problem.path, problem.reason) for problem in report.problems] == [(paths[3], "I do not like 3.")]
@@ -279,10 +277,10 @@ def test_stopped_run_with_duplicates_goes_on(index, make):
 def test_duplicate_of_what_can_not_be_encoded(index, make, monkeypatch):
     make.text("files/0.txt", "twice"), make.text("files/1.txt", "twice")
 
-    def refuse(nodes, spaces):
+    def refuse(nodes, spaces, loaded):
         raise EncodeError("I do not like it.")
 
-    monkeypatch.setattr("llama_index_mm.ingestion.encode_nodes", refuse)
+    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.encode_nodes", refuse)
     index.ingest(make.folder / "files")
     monkeypatch.undo()
     index.ingest(make.folder / "files")
@@ -324,3 +322,24 @@ def test_speech_only_space_takes_what_was_said(make, tmp_path):
     spoken = document_of(make.tone("spoken.wav")).with_facts(speech=True)
     records = encode_nodes([silent, spoken, Document(text="a")], [space])
     assert [sorted(record.vectors) for record in records] == [[], ["voice"], []]
+
+
+def test_file_that_changes_while_it_is_read(index, make, monkeypatch):
+    """Its digest is of one content and its pixels may be of another: it is told, and the next run takes it."""
+    path = make.picture("files/red.png", "red")
+    from llama_index_mm.media.pool import DecodePool
+
+    submit = DecodePool.submit
+
+    def change_first(self, file, modality):
+        make.picture("files/red.png", "blue", (30, 30))
+        return submit(self, file, modality)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodePool, "submit", change_first)
+        report = index.ingest(make.folder / "files")
+    assert [(one.path, one.reason[:36]) for one in report.problems] == [(path, "red.png changed while it was read. T")]
+    assert len(index.store) == 0
+    assert index.ingest(make.folder / "files").added == 1
+    (source,) = index.store.sources()
+    assert source.digest == digest_file(path)

@@ -24,7 +24,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from llama_index_mm.errors import DecodeError
-from llama_index_mm.media import load_audio
+from llama_index_mm.media import contact_sheet, load_audio, load_image, load_mesh, render_views
 from llama_index_mm.nodes import (
     PREFIX,
     TEXT_ONLY,
@@ -200,6 +200,16 @@ def test_what_create_states():
     assert (AudioMedia.create("a.wav", digest=DIGEST).start, AudioMedia.create("a.wav", digest=DIGEST).speech) == (None, False)
 
 
+def test_caption():
+    node = ImageMedia.create("a.png", digest=DIGEST, caption="my boat")
+    assert (node.caption, node.text) == ("my boat", "my boat")
+    labelled = node.with_facts(text="Picture 'a'. It may show: boat 90%.")
+    assert (labelled.caption, labelled.text) == ("my boat", "Picture 'a'. It may show: boat 90%.")
+    assert ImageMedia.create("a.png", digest=DIGEST, text="a boat", caption="my boat").text == "a boat"
+    assert image().caption is None
+    assert "mm_caption" not in labelled.get_content(metadata_mode=MetadataMode.LLM)
+
+
 def test_facts_of_the_package_win_over_the_users():
     node = ImageMedia.create("a.png", digest=DIGEST, metadata={"mm_digest": "forged", "file_name": "mine"})
     assert node.digest == DIGEST
@@ -293,8 +303,35 @@ class TestBlocks:
 
     @pytest.mark.parametrize("make_node", [image, audio, mesh])
     def test_file_that_is_gone(self, make_node, tmp_path):
+        if make_node is mesh:
+            pytest.importorskip("open3d")
         with pytest.raises(DecodeError, match="is missing"):
             make_node(tmp_path).get_content_blocks()
+
+    def test_facts_of_a_mesh_beside_a_text_of_the_users(self, make):
+        facts = {"vertices": 8, "faces": 1200, "closed": False, "size_x": 0.5, "size_y": 1.0, "size_z": 2.25}
+        line = "3D model, 8 vertices, 1,200 faces, size 0.5 x 1 x 2.25 (file units), open surface"
+        node = mesh(make.picture("chair-views.png").parent).with_facts(text="grandmother's chair", **facts)
+        assert str(node.facts) == line
+        sheet = ImageBlock(path=node.views, image_mimetype="image/png")
+        assert node.get_content_blocks() == [TextBlock(text="grandmother's chair"), TextBlock(text=line), sheet]
+        described = node.with_facts(text=f"chair. {line}.")  # as DescribeMeshes writes it
+        assert described.get_content_blocks() == [TextBlock(text=f"chair. {line}."), sheet]
+        assert mesh().facts is None
+
+    def test_views_that_are_gone_are_rendered_anew(self, make):
+        pytest.importorskip("open3d")
+        node = mesh(make.obj("chair.obj").parent)
+        text, block = node.get_content_blocks()
+        assert text == TextBlock(text="chair")
+        sheet = contact_sheet(render_views(load_mesh(node.path)))
+        assert load_image(block.resolve_image().read()).tobytes() == sheet.tobytes()
+        assert not node.views.exists()
+
+    def test_views_that_are_broken(self, make):
+        make.bytes("chair-views.png", b"")
+        with pytest.raises(DecodeError, match="empty"):
+            mesh(make.obj("chair.obj").parent).get_content_blocks()
 
     def test_text_only(self, node):
         copied = node.model_copy(deep=True)
@@ -316,7 +353,13 @@ def test_modality_of_other_nodes(plain):
 
 @pytest.mark.parametrize(
     ("path", "title"),
-    [("Sea-shore_2.ogg", "Sea shore 2"), ("a/b/one.two.png", "one.two"), ("__x--y.wav", "x y"), ("plain.txt", "plain")],
+    [
+        ("Sea-shore_2.ogg", "Sea shore 2"),
+        ("a/b/one.two.png", "one.two"),
+        ("__x--y.wav", "x y"),
+        ("plain.txt", "plain"),
+        ("_-_.png", "_-_.png"),
+    ],
 )
 def test_title(path, title):
     assert title_of(Path(path)) == title

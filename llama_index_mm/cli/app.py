@@ -70,6 +70,9 @@ def ingest(
     preset: Annotated[str | None, typer.Option("--preset", help="For a new index: offline, offline-en or clip.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Take out files of these folders that are gone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Also try files again that could not be decoded before.")] = False,
+    links: Annotated[bool, typer.Option("--follow-links", help="Take what links in folders lead to.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode; half the cores.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take files into an index. What is there already is skipped; what can't be read is reported, and the rest goes on."""
@@ -79,12 +82,39 @@ def ingest(
     if missing := [one for one in source if not is_remote(one) and not Path(one).exists()]:
         raise DecodeError(f"There is no file or folder {missing[0]}.")
     with MultiModalIndex.open(store, preset=preset, create=True) as index:
-        report = index.ingest(source, show_progress=True, prune=prune, dry_run=dry_run)
+        report = index.ingest(
+            source,
+            show_progress=True,
+            prune=prune,
+            dry_run=dry_run,
+            retry_failed=retry,
+            follow_links=links,
+            num_workers=workers,
+        )
     if as_json:
-        problems = [{"path": str(one.path), "reason": one.reason} for one in report.problems]
+        problems = [{"path": one.name, "reason": one.reason} for one in report.problems]
         _print_json({**asdict(report), "problems": problems})
     else:
         show.report(report)
+
+
+@app.command()
+def reembed(
+    store: Store = _DEFAULT_STORE,
+    preset: Annotated[str | None, typer.Option("--preset", help="Bring the index to this preset; default is its own.")] = None,
+    space: Annotated[list[str] | None, typer.Option("--space", help="Encode this space anew in any case. Repeatable.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode; half the cores.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encode anew the spaces whose encoders are others than those that the index was made with. The rest is not touched."""
+    from llama_index_mm.index import MultiModalIndex
+
+    report = MultiModalIndex.reembed(store, preset=preset, spaces=space or (), show_progress=True, num_workers=workers)
+    if as_json:
+        problems = [{"path": one.name, "reason": one.reason} for one in report.problems]
+        _print_json({**asdict(report), "problems": problems})
+    else:
+        show.reembedded(report)
 
 
 @app.command()

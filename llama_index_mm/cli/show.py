@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llama_index_mm.answers import Citation
-from llama_index_mm.ingestion import IngestReport
+from llama_index_mm.ingestion import IngestReport, ReembedReport
 from llama_index_mm.nodes import PREFIX, AudioMedia, format_seconds, modality_of_node
 from llama_index_mm.retrieval.reasons import reasons_of
 from llama_index_mm.stores import CheckReport, MediaStore
@@ -108,7 +108,14 @@ def report(told: IngestReport) -> None:
     """Show what became of files."""
     _out.print(str(told))
     for problem in told.problems:
-        _out.print(f"  [yellow]not taken[/yellow] {escape(str(problem.path))}: {escape(problem.reason)}")
+        _out.print(f"  [yellow]not taken[/yellow] {escape(problem.name)}: {escape(problem.reason)}")
+
+
+def reembedded(told: ReembedReport) -> None:
+    """Show what was done to each space."""
+    _out.print(escape(str(told)))
+    for problem in told.problems:
+        _out.print(f"  [yellow]no vector[/yellow] {escape(problem.name)}: {escape(problem.reason)}")
 
 
 def store_facts(store: MediaStore) -> dict[str, Any]:

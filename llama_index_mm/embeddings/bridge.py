@@ -12,6 +12,7 @@ own rows (in the manner of DeViSE, Frome et al. 2013). No picture is needed to f
 It knows things and animals of ImageNet, hardly people and scenes: captions are better searched with CLIP.
 """
 
+import hashlib
 import json
 import tempfile
 import threading
@@ -35,6 +36,7 @@ __all__ = ["BridgeImageEncoder", "BridgeTextEncoder", "ImageBridge"]
 _PROMPTS = ("{}", "a photo of a {}", "a picture showing a {}")
 _RIDGE = 10.0
 _VERSION = 1
+_REMEMBERED = 64  # pictures whose features and probabilities are kept, 9 KB each
 
 
 class ImageBridge:
@@ -51,6 +53,7 @@ class ImageBridge:
             "bridge", _VERSION, self.text.fingerprint, EfficientNetLite.fingerprint, _RIDGE, *_PROMPTS
         )
         self._lock = threading.RLock()
+        self._seen: dict[tuple[tuple[int, int], bytes], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
     @cached_property
     def names(self) -> list[str]:
@@ -114,15 +117,27 @@ class ImageBridge:
     def encode_images(self, pictures: Sequence[Image.Image]) -> Vectors:
         """Pictures into the common space: ``(n, d)`` float32, unit length."""
         with self._lock:
-            features, probabilities = self.network(pictures)
+            features, probabilities = self._look(pictures)
             by_class = unit(probabilities @ self._classes)
             by_feature = unit(features @ self._map)
         return unit(0.5 * by_class + 0.5 * by_feature)
 
+    def _look(self, pictures: Sequence[Image.Image]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the classifier, but not again on what it saw just now: first labels are asked for, then vectors."""
+        keys = [(picture.size, hashlib.sha256(picture.tobytes()).digest()) for picture in pictures]
+        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._seen}
+        if new:
+            features, probabilities = self.network(list(new.values()))
+            self._seen |= dict(zip(new, zip(features, probabilities, strict=True), strict=True))
+        rows = [self._seen[key] for key in keys]
+        while len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+
     def labels(self, pictures: Sequence[Image.Image], *, top: int = 5) -> list[list[tuple[str, float]]]:
         """The likeliest classes of each picture with their probabilities, best first."""
         with self._lock:
-            probabilities = self.network(pictures)[1]
+            probabilities = self._look(pictures)[1]
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [[(self.names[at], float(row[at])) for at in order] for row, order in zip(probabilities, best, strict=True)]
 

@@ -11,7 +11,7 @@ from llama_index_mm._optional import require
 from llama_index_mm.embeddings.base import fingerprint
 from llama_index_mm.models import MODELS, ensure
 
-__all__ = ["FEATURES", "EfficientNetLite"]
+__all__ = ["FEATURES", "EfficientNetLite", "prepare"]
 
 FEATURES = 1280
 _SIZE = 224  # pixels
@@ -56,8 +56,11 @@ class EfficientNetLite:
         Returns:
             Pooled features ``(n, 1280)`` and class probabilities ``(n, 1000)``, float32.
         """
+        return self.run(np.stack([prepare(picture) for picture in pictures]))
+
+    def run(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The same on pictures that `prepare` made, ``(n, 224, 224, 3)`` float32."""
         torch = self._torch
-        pixels = np.stack([_prepare(picture) for picture in pictures])
         with torch.inference_mode():
             x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
             features = self._forward(x).mean((2, 3))
@@ -106,7 +109,7 @@ class EfficientNetLite:
         return self._conv(x, "_conv_head")
 
 
-def _prepare(picture: Image.Image) -> NDArray[np.float32]:
+def prepare(picture: Image.Image) -> NDArray[np.float32]:
     """Centre crop to a square, scale to 224 pixels, values to about [-1, 1]: ``(224, 224, 3)`` float32."""
     side = min(picture.size) * _CROP
     left, top = (picture.width - side) / 2, (picture.height - side) / 2

@@ -1,5 +1,6 @@
 """From a node, or a part of a query, to what an encoder takes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +9,87 @@ from PIL import Image
 
 from llama_index_mm.embeddings.base import Payload
 from llama_index_mm.errors import EncodeError
-from llama_index_mm.media import load_audio, load_image, load_mesh, render_views, split_sheet
+from llama_index_mm.media import LIMITS, MediaLimits, Waveform, load_audio, load_image, split_sheet
+from llama_index_mm.media.decode import Content, RenderedMesh, decode_file
+from llama_index_mm.media.image import PICTURE_SIDE, Picture
 from llama_index_mm.nodes import AudioMedia, MediaNode, MeshMedia
 
-__all__ = ["file_payload", "node_payload"]
+__all__ = ["Loaded", "file_payload"]
 
 
-def node_payload(node: BaseNode, payload: Payload) -> Any:
-    """Load what an encoder of this payload takes from a node.
+class Loaded:
+    """What media nodes hold, decoded once for all transforms and encoders.
 
-    Returns:
-        str, PIL image, `Waveform`, or list of PIL images.
+    What was decoded beforehand is given; the rest is decoded when it is asked for. Of that, the last file is kept, as the spans
+    of a recording ask for the same one.
 
-    Raises:
-        DecodeError: the node's file can't be decoded.
-        EncodeError: the node has nothing of this kind.
+    Args:
+        contents: by the digest of the file.
+        limits: on files that are decoded here.
     """
-    if payload == "text":
-        text = node.get_content(metadata_mode=MetadataMode.EMBED).strip()
-        if not text:
-            raise EncodeError(f"Node {node.node_id} has no text to encode.")
-        return text
-    if isinstance(node, AudioMedia) and payload == "audio":
-        return load_audio(node.path, start=node.start, end=node.end)
-    if isinstance(node, MeshMedia) and payload == "views" and node.views is not None and node.views.is_file():
-        return split_sheet(load_image(node.views))
-    if isinstance(node, MediaNode):
-        return file_payload(node.path, payload)
-    raise EncodeError(f"Node {node.node_id} ({type(node).__name__}) has no {payload} to encode.")
+
+    def __init__(self, contents: Mapping[str, Content] | None = None, limits: MediaLimits = LIMITS) -> None:
+        self._contents = dict(contents or {})
+        self._limits = limits
+        self._last: tuple[Path, Content] | None = None
+
+    def content(self, node: MediaNode) -> Content:
+        """What `decode_file` gives for the node's file.
+
+        Raises:
+            DecodeError: it can't be decoded.
+        """
+        if node.digest in self._contents:
+            return self._contents[node.digest]
+        if self._last is None or self._last[0] != node.path:
+            self._last = (node.path, decode_file(node.path, node.modality, self._limits))
+        return self._last[1]
+
+    def picture(self, node: MediaNode) -> Picture:
+        """The picture of a node."""
+        picture: Picture = self._of(node, Picture)
+        return picture
+
+    def sound(self, node: AudioMedia) -> Waveform:
+        """The sound of a recording, or of the span that the node is."""
+        sound: Waveform = self._of(node, Waveform)
+        return sound.cut(node.start, node.end)
+
+    def mesh(self, node: MeshMedia) -> RenderedMesh:
+        """The mesh of a node, rendered."""
+        mesh: RenderedMesh = self._of(node, RenderedMesh)
+        return mesh
+
+    def payload(self, node: BaseNode, payload: Payload) -> Any:
+        """What an encoder of this payload takes of a node.
+
+        Returns:
+            str, PIL image, `Waveform`, or list of PIL images.
+
+        Raises:
+            DecodeError: the node's file can't be decoded.
+            EncodeError: the node has nothing of this kind.
+        """
+        if payload == "text":
+            text = node.get_content(metadata_mode=MetadataMode.EMBED).strip()
+            if not text:
+                raise EncodeError(f"Node {node.node_id} has no text to encode.")
+            return text
+        if payload == "audio" and isinstance(node, AudioMedia):
+            return self.sound(node)
+        if payload == "views" and isinstance(node, MeshMedia):
+            if node.digest not in self._contents and node.views is not None and node.views.is_file():
+                return split_sheet(load_image(node.views))
+            return self.mesh(node).views
+        if payload == "image" and isinstance(node, MediaNode):
+            return self.picture(node).image
+        raise EncodeError(f"Node {node.node_id} ({type(node).__name__}) has no {payload} to encode.")
+
+    def _of(self, node: MediaNode, kind: type[Any]) -> Any:
+        content = self.content(node)
+        if not isinstance(content, kind):
+            raise EncodeError(f"Node {node.node_id} ({type(node).__name__}) holds no {kind.__name__}.")
+        return content
 
 
 def file_payload(path: Path | str, payload: Payload) -> Any:
@@ -45,10 +99,11 @@ def file_payload(path: Path | str, payload: Payload) -> Any:
         DecodeError: the file can't be decoded.
     """
     if payload == "image":
-        return load_image(path)
+        return load_image(path, longest=PICTURE_SIDE)
     if payload == "audio":
         return load_audio(path)
     if payload == "views":
-        views: list[Image.Image] = render_views(load_mesh(path))
+        rendered: Any = decode_file(path, "mesh")
+        views: list[Image.Image] = list(rendered.views)
         return views
     return Path(path).read_text(encoding="utf-8")

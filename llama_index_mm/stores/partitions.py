@@ -73,7 +73,10 @@ class Partitions:
         with self._guard:
             lock = self._locks.setdefault(number, threading.Lock())
         with lock, self._database.reading() as database:
-            (change,) = database.execute("SELECT change FROM partitions WHERE id = ?", [number]).fetchone()
+            row = database.execute("SELECT change FROM partitions WHERE id = ?", [number]).fetchone()
+            if row is None:  # another space has just taken its place
+                return Partition(dimension)
+            change = row[0]
             loaded = self._loaded.get(number)
             if loaded is None or loaded.change < change:
                 loaded = self._caught_up(database, number, dimension, change, loaded)

@@ -26,6 +26,7 @@ from llama_index_mm.stores.partitions import Partitions
 from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace, scale
 from llama_index_mm.stores.rows import Changes, Row, chunks
 from llama_index_mm.stores.schema import SEQ_BITS
+from llama_index_mm.stores.spaces import drop_space, replace_space
 
 __all__ = ["MediaStore"]
 
@@ -144,6 +145,26 @@ class MediaStore:
                 f"Space {name!r} of {self.folder} was made with normalize={known.normalize}, not {normalize}; that can't "
                 "change."
             )
+
+    def replace_space(self, name: str, *, by: str) -> None:
+        """Let another space take the name and the place of one, in one transaction. Nodes stay as they are.
+
+        Args:
+            name: of the space that goes; nothing goes if there is none.
+            by: name of the space that takes its place.
+
+        Raises:
+            SpaceError: there is no space ``by``.
+        """
+        if by not in self.spaces():
+            raise SpaceError(f"Space {by!r} is not in this store; it has {sorted(self.spaces())}.")
+        with self._database.writing() as database:
+            replace_space(database, name, by)
+
+    def drop_space(self, name: str) -> None:
+        """Forget a space with all its vectors. Nodes stay, also those that are in no other space."""
+        with self._database.writing() as database:
+            drop_space(database, name)
 
     def media_path(self, data: bytes, suffix: str) -> Path:
         """Keep bytes in the store's content-addressed folder.

@@ -33,11 +33,33 @@ def ends_allowed(speech, seconds):
         ([], 40.0, 20.0, [(0.0, 20.0), (20.0, 40.0)]),
         # an exact fit stays whole
         ([(0, 4), (6, 10)], 10.0, 10.0, [(0.0, 10.0)]),
+        # somebody speaks for longer than a span: equal parts, too
+        ([(0, 50)], 50.0, 20.0, [(0.0, 50 / 3), (50 / 3, 100 / 3), (100 / 3, 50.0)]),
     ],
 )
 def test_by_hand(speech, seconds, longest, wanted):
     spans = group_spans(speech, seconds, longest)
     assert [pytest.approx(span) for span in wanted] == spans
+
+
+@pytest.mark.parametrize(
+    ("speech", "seconds", "wanted"),
+    [
+        # a pause is there: spans touch
+        ([(0, 9), (10, 21)], 21.0, [(0.0, 9.5), (9.5, 21.0)]),
+        # nobody pauses for 36 s: two parts that share two seconds
+        ([(0, 36)], 36.0, [(0.0, 19.0), (17.0, 36.0)]),
+        # two parts of 20 s reach 38 s at most
+        ([(0, 38)], 38.0, [(0.0, 20.0), (18.0, 38.0)]),
+        ([(0, 39)], 39.0, [(0.0, 43 / 3), (37 / 3, 80 / 3), (74 / 3, 39.0)]),
+        # the stretch before the pause is cut, the one after it is not
+        ([(0, 29.5), (30.5, 40)], 40.0, [(0.0, 16.0), (14.0, 30.0), (30.0, 40.0)]),
+        # nobody speaks: nothing can be lost at a cut
+        ([], 40.0, [(0.0, 20.0), (20.0, 40.0)]),
+    ],
+)
+def test_overlap_by_hand(speech, seconds, wanted):
+    assert [pytest.approx(span) for span in wanted] == group_spans(speech, seconds, 20.0, overlap=2.0)
 
 
 @st.composite
@@ -73,3 +95,23 @@ def test_no_span_ends_before_it_must(recording, longest):
     for (start, middle), (_, end) in itertools.pairwise(group_spans(speech, seconds, longest)):
         if start in middles and middle in middles and end in middles:
             assert end - start > longest
+
+
+@settings(max_examples=300, deadline=None)
+@given(recordings(), st.floats(1.01, 30), st.floats(0, 0.499))
+def test_spans_overlap_where_a_cut_is_forced_and_nowhere_else(recording, longest, share):
+    speech, seconds = recording
+    overlap = share * longest
+    spans = group_spans(speech, seconds, longest, overlap=overlap)
+    assert (spans[0][0], spans[-1][1]) == (0, seconds)
+    assert all(0 < end - start <= longest + 1e-6 for start, end in spans)
+    middles = ends_allowed(speech, seconds)
+    for (start, end), (following, last) in itertools.pairwise(spans):
+        assert start < following <= end < last
+        if end in middles:
+            assert following == end
+            continue
+        before, after = max(m for m in middles if m < end), min(m for m in middles if m > end)
+        spoken = any(one < after and other > before for one, other in speech)
+        assert after - before > longest
+        assert end - following == pytest.approx(overlap if spoken else 0, abs=1e-6)
