@@ -8,28 +8,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama_index_mm.answers import Citation, NumberSources, citations_of
+    from llama_index_mm.answers import Citation, NumberSources, RetypeNodes, citations_of
     from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, TextEncoder
     from llama_index_mm.index import MultiModalIndex
-    from llama_index_mm.ingestion import IngestReport
+    from llama_index_mm.ingestion import IngestReport, ReembedReport
     from llama_index_mm.llms import LocalLLM
+    from llama_index_mm.media import MediaLimits
     from llama_index_mm.nodes import AudioMedia, ImageMedia, MediaNode, MeshMedia, retype
     from llama_index_mm.presets import PRESETS, Preset, load_preset
-    from llama_index_mm.readers import MediaReader
+    from llama_index_mm.readers import FetchLimits, MediaBytes, MediaReader
     from llama_index_mm.retrieval import FusionRetriever, MediaQuery, reasons_of
     from llama_index_mm.stores import MediaStore, SpaceVectorStore
+    from llama_index_mm.transforms.captions import CaptionImages, ReadImageText
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AudioMedia": "nodes",
+    "CaptionImages": "transforms.captions",
     "Citation": "answers",
     "EmbeddingSpace": "embeddings.base",
     "Encoder": "embeddings.base",
+    "FetchLimits": "readers",
     "FusionRetriever": "retrieval",
     "ImageMedia": "nodes",
     "IngestReport": "ingestion",
     "LocalLLM": "llms",
+    "MediaBytes": "readers",
+    "MediaLimits": "media",
     "MediaNode": "nodes",
     "MediaQuery": "retrieval",
     "MediaReader": "readers",
@@ -39,6 +45,9 @@ _HOME = {
     "NumberSources": "answers",
     "PRESETS": "presets",
     "Preset": "presets",
+    "ReadImageText": "transforms.captions",
+    "ReembedReport": "ingestion",
+    "RetypeNodes": "answers",
     "SpaceVectorStore": "stores",
     "TextEncoder": "embeddings.base",
     "citations_of": "answers",
@@ -50,13 +59,17 @@ _HOME = {
 __all__ = [
     "PRESETS",
     "AudioMedia",
+    "CaptionImages",
     "Citation",
     "EmbeddingSpace",
     "Encoder",
+    "FetchLimits",
     "FusionRetriever",
     "ImageMedia",
     "IngestReport",
     "LocalLLM",
+    "MediaBytes",
+    "MediaLimits",
     "MediaNode",
     "MediaQuery",
     "MediaReader",
@@ -65,6 +78,9 @@ __all__ = [
     "MultiModalIndex",
     "NumberSources",
     "Preset",
+    "ReadImageText",
+    "ReembedReport",
+    "RetypeNodes",
     "SpaceVectorStore",
     "TextEncoder",
     "citations_of",

@@ -98,7 +98,7 @@ class NumberSources(BaseNodePostprocessor):
 def _is_gone(node: BaseNode) -> bool:
     """Whether the file that an LLM would be shown is no longer there; its text has to do then."""
     if isinstance(node, MeshMedia):
-        return node.views is None or not node.views.is_file()
+        return node.views is None or not (node.views.is_file() or node.path.is_file())  # views can be rendered anew
     return isinstance(node, MediaNode) and not node.path.is_file()
 
 
