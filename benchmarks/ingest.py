@@ -169,7 +169,7 @@ def one_by_one(index: MultiModalIndex, files: list[Path]) -> None:
     for file in files:
         nodes: list[BaseNode] = [document_of(file)]
         loaded = Loaded()
-        for transform in index._ingestor.media:
+        for transform in index._ingestor.stages.media:
             nodes = list(transform(nodes, loaded=loaded))
         index.store.add([record for node in nodes for record in encode_nodes([node], index.preset.spaces, loaded)])
 

@@ -111,8 +111,8 @@ def test_second_run_changes_nothing(index, make):
 def test_second_run_encodes_nothing(index, make, monkeypatch):
     write_good(make)
     index.ingest(make.folder / "files")
-    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.encode_nodes", lambda *_: pytest.fail("encoded"))
-    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.document_of", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("llama_index_mm.ingestion.run.encode_nodes", lambda *_: pytest.fail("encoded"))
+    monkeypatch.setattr("llama_index_mm.ingestion.run.document_of", lambda *_: pytest.fail("read"))
     assert index.ingest(make.folder / "files").unchanged == 4
 
 
@@ -233,7 +233,7 @@ def test_one_bad_item_does_not_take_its_batch_along(index, make, monkeypatch):
             raise EncodeError("I do not like 3.")
         return encode_nodes(nodes, spaces, loaded)
 
-    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.encode_nodes", choosy)
+    monkeypatch.setattr("llama_index_mm.ingestion.run.encode_nodes", choosy)
     report = index.ingest(make.folder / "files")
     assert (report.added, report.nodes) == (5, 5)
     assert [(problem.path, problem.reason) for problem in report.problems] == [(paths[3], "I do not like 3.")]
@@ -280,7 +280,7 @@ def test_duplicate_of_what_can_not_be_encoded(index, make, monkeypatch):
     def refuse(nodes, spaces, loaded):
         raise EncodeError("I do not like it.")
 
-    monkeypatch.setattr("llama_index_mm.ingestion.ingestor.encode_nodes", refuse)
+    monkeypatch.setattr("llama_index_mm.ingestion.run.encode_nodes", refuse)
     index.ingest(make.folder / "files")
     monkeypatch.undo()
     index.ingest(make.folder / "files")

@@ -53,7 +53,7 @@ def test_a_name_that_is_not_unicode_is_reported_and_the_rest_goes_on(index, make
     report = index.ingest(folder)
     assert report.added == 1
     assert [(problem.path.name, problem.reason) for problem in report.problems] == [
-        ("b\\xe9t\\xe9.txt", "The file's name is not UTF-8. Rename it.")
+        ("b\\xe9t\\xe9.txt", "The name of b\\xe9t\\xe9.txt is not UTF-8. Rename it.")
     ]
 
 

@@ -104,18 +104,23 @@ def answer(question: str, text: str, sources: Sequence[Citation]) -> None:
         _out.print(f"  [cyan]{escape(str(source))}[/cyan]  [dim]{escape(_short(source.text))}[/dim]")
 
 
+def _visible(text: str) -> str:
+    """A text from outside, fit for a terminal: no markup, and control characters as escapes."""
+    return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text))
+
+
 def report(told: IngestReport) -> None:
     """Show what became of files."""
     _out.print(str(told))
     for problem in told.problems:
-        _out.print(f"  [yellow]not taken[/yellow] {escape(problem.name)}: {escape(problem.reason)}")
+        _out.print(f"  [yellow]not taken[/yellow] {_visible(problem.name)}: {_visible(problem.reason)}")
 
 
 def reembedded(told: ReembedReport) -> None:
     """Show what was done to each space."""
     _out.print(escape(str(told)))
     for problem in told.problems:
-        _out.print(f"  [yellow]no vector[/yellow] {escape(problem.name)}: {escape(problem.reason)}")
+        _out.print(f"  [yellow]no vector[/yellow] {_visible(problem.name)}: {_visible(problem.reason)}")
 
 
 def store_facts(store: MediaStore) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def _collect(chunks: Iterator[NDArray[np.float32]], start: float | None, end: fl
         if done >= last:
             break
         if done > limits.seconds * SAMPLE_RATE:
-            raise DecodeError(f"is longer than {limits.seconds / 3600:g} hours. Cut it into parts.")
+            raise DecodeError(
+                f"is longer than {limits.seconds:,.0f} s, which is the limit (MediaLimits.seconds). Cut it into parts."
+            )
     return Waveform(np.frombuffer(kept, np.float32))
 
 

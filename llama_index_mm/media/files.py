@@ -47,7 +47,7 @@ def modality_of(path: Path) -> Modality:
         if suffix in NOT_TAKEN:
             raise UnsupportedMediaError(f"{path.name} {NOT_TAKEN[suffix]}") from None
         raise UnsupportedMediaError(
-            f"No decoder for {path.suffix or 'a name without an ending'!r} ({path.name}). "
+            f"No decoder for {repr(path.suffix) if path.suffix else 'a name without an ending'} ({path.name}). "
             f"Taken are: {' '.join(sorted(_BY_SUFFIX))}"
         ) from None
 

@@ -102,9 +102,7 @@ def _decode(file: IO[bytes], name: str, suffix: str, longest: int | None, limits
     except MissingExtraError:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, at the opening already
-        raise DecodeError(
-            f"{name} has too many pixels ({error}); at most {limits.pixels:,} are decoded. Scale it down."
-        ) from error
+        raise DecodeError(f"{name} has too many pixels; at most {limits.pixels:,} are decoded. Scale it down.") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise
         raise DecodeError(f"{name} can't be decoded as a picture: {_reason(file, error)}") from error
 

@@ -24,7 +24,7 @@ class MediaLimits:
     pixels: int = 100_000_000
     seconds: float = 6 * 3600.0
     faces: int = 20_000_000
-    characters: int = 50_000_000
+    characters: int = 20_000_000
     members: int = 10_000
     decode_seconds: float = 60.0
     memory_bytes: int | None = 8 << 30

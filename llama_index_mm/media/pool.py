@@ -148,6 +148,9 @@ class DecodePool:
             except _DiedError as died:
                 worker.close()
                 reason = str(died)
+            except BaseException:
+                worker.close()
+                raise
             else:
                 _IDLE.put(worker)
                 return _content(head, blobs)

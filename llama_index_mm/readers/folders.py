@@ -123,11 +123,11 @@ class _Walk:
 
     def _way_out(self, path: Path) -> str:
         return (
-            f"A link that leads out of {self._root}, to {path.resolve()}. Give what it leads to, or allow it "
+            f"{path} is a link that leads out of {self._root}, to {path.resolve()}. Give what it leads to, or allow it "
             "(follow_links=True)."
         )
 
     def _tell(self, path: Path, reason: str) -> None:
         if self._problems is None:
-            raise DecodeError(f"{path}: {reason}")
+            raise DecodeError(reason if str(path) in reason else f"{path}: {reason}")
         self._problems.append(Problem(path, reason))

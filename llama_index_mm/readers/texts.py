@@ -1,6 +1,7 @@
 """Text files to text."""
 
 import codecs
+import re
 from pathlib import Path
 
 from llama_index_mm.errors import DecodeError
@@ -16,11 +17,14 @@ _MARKS = (  # the longer first: UTF-32 begins as UTF-16 does
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_HOLE = re.compile(r"\s{1000,}")  # says nothing, and tokenizers run out of stack over it
 _WIDEST = 4  # bytes of a character
 
 
 def read_text(path: Path, *, limits: MediaLimits = LIMITS) -> str:
     r"""Read UTF-8, or UTF-16 or UTF-32 where a byte order mark says so. Lines end with ``\n``.
+
+    Long runs of white space become one empty line.
 
     Raises:
         DecodeError: the file is missing, has another encoding, NUL characters, nothing but white space, or is beyond the
@@ -43,4 +47,4 @@ def read_text(path: Path, *, limits: MediaLimits = LIMITS) -> str:
         raise DecodeError(f"{path.name} is not text: it has NUL characters.")
     if not text.strip():
         raise DecodeError(f"{path.name} has nothing but white space.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return _HOLE.sub("\n\n", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -377,7 +377,7 @@ REFUSED = {
     "tiles.tif": "has tiles of 60000 x 60000 pixels",
     "inside.ico": "pixels",
     "ghost.png": "seems to hold a PostScript drawing",
-    "days.flac": "is longer than 1 hours",
+    "days.flac": "is longer than 3,600 s",
     "rate-1.wav": "has 1 samples a second; from 1,000 to 1,000,000 are taken",
 }
 
