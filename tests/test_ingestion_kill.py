@@ -34,10 +34,10 @@ import json, os, sys, time
 import av, faster_whisper
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index_mm.index import MultiModalIndex
-from llama_index_mm.ingestion import run
+from llama_index_mm.ingestion import run as stages
 from llama_index_mm.testing import tiny_preset
 
-encode_nodes = run.encode_nodes
+encode_nodes = stages.encode_nodes
 SentenceSplitter().split_text("What takes long to load is loaded once.")
 
 
@@ -49,7 +49,7 @@ def run(store, folder, log):
         time.sleep(0.003 * len(nodes))
         return encode_nodes(nodes, *rest)
 
-    run.encode_nodes = encode
+    stages.encode_nodes = encode
     with MultiModalIndex.open(store, preset=tiny_preset(), create=True) as index:
         os.write(out, b"opened\\n")
         report = index.ingest(folder)
