@@ -69,7 +69,7 @@ def decode_file(path: Path | str, modality: Modality, limits: MediaLimits = LIMI
         return Pages(tuple(read_pages(Path(path), limits=limits)))
     mesh = load_mesh(path, limits=limits)
     views = render_views(mesh)
-    return RenderedMesh(mesh.facts(), views, image_bytes(contact_sheet(views), kind="PNG"))
+    return RenderedMesh(mesh.facts(), views, image_bytes(contact_sheet(views).convert("L"), kind="PNG"))
 
 
 def pack(content: Content) -> tuple[dict[str, Any], list[bytes | memoryview]]:

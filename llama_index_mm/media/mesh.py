@@ -57,7 +57,7 @@ class Mesh:
         used = self.vertices[np.unique(self.faces)].astype(np.float64)
         size = used.max(0) - used.min(0)
         edges = np.sort(self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-        shared = np.unique(edges, axis=0, return_counts=True)[1]
+        shared = np.unique(edges[:, 0] * len(self.vertices) + edges[:, 1], return_counts=True)[1]
         return MeshFacts(
             vertices=len(self.vertices),
             faces=len(self.faces),

@@ -75,8 +75,8 @@ def _shade(
     left = np.cross(view, up)
     light = view + 0.5 * up + 0.4 * left
     light /= np.linalg.norm(light)
-    facing = np.where((normals @ view)[..., None] < 0, -normals, normals)
-    grey = 70 + 150 * np.clip(facing @ light, 0, 1)
+    towards, lit = np.moveaxis(normals @ np.stack([view, light], axis=1).astype(np.float32), -1, 0)
+    grey = 70 + 150 * np.clip(np.where(towards < 0, -lit, lit), 0, 1)
     pixels = np.where(np.isfinite(depth), grey, _BACKGROUND).astype(np.uint8)
     return Image.fromarray(pixels).convert("RGB")
 
