@@ -207,7 +207,7 @@ class MultiModalIndex:
             dry_run: change nothing; the report tells what would be done, as far as names and digests show that.
             retry_failed: also try files again that could not be decoded in an earlier run and have not changed since.
             follow_links: also take what links within folders lead to; a link that leads out of its folder is refused otherwise.
-            num_workers: processes that decode; None for half the processors, 0 to decode in this one, where a decoder that
+            num_workers: processes that decode; None for one on each processor, 0 to decode in this one, where a decoder that
                 crashes takes the run along.
             limits: of what is fetched from elsewhere: bytes, seconds, and whether private addresses may be asked.
             media_limits: on each file: bytes, pixels, seconds, faces, and what decoding it may take.

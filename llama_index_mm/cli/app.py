@@ -72,7 +72,7 @@ def ingest(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Also try files again that could not be decoded before.")] = False,
     links: Annotated[bool, typer.Option("--follow-links", help="Take what links in folders lead to.")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode; half the cores.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode; one on each core.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take files into an index. What is there already is skipped; what can't be read is reported, and the rest goes on."""
@@ -103,7 +103,7 @@ def reembed(
     store: Store = _DEFAULT_STORE,
     preset: Annotated[str | None, typer.Option("--preset", help="Bring the index to this preset; default is its own.")] = None,
     space: Annotated[list[str] | None, typer.Option("--space", help="Encode this space anew in any case. Repeatable.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode; half the cores.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode; one on each core.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Encode anew the spaces whose encoders are others than those that the index was made with. The rest is not touched."""

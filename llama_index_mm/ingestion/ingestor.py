@@ -86,7 +86,7 @@ class Ingestor:
                 are not fetched.
             retry_failed: also try files again that could not be decoded in an earlier run and have not changed since.
             follow_links: also take what links within folders lead to, wherever that is.
-            num_workers: processes that decode; None for half the processors, 0 to decode here, unprotected.
+            num_workers: processes that decode; None for one on each processor, 0 to decode here, unprotected.
             limits: of what is fetched from elsewhere.
             media_limits: on each file, and on the processes that decode.
         """

@@ -39,8 +39,12 @@ class _TooSlowError(Exception):
 
 
 def default_workers() -> int:
-    """How many decoding processes this machine gets unless told: half its processors, from 1 to 8."""
-    return max(1, min(8, (os.cpu_count() or 1) // 2))
+    """How many decoding processes there are unless told: one for each processor that this process may use, at most 8.
+
+    They run at a lower priority: while the models compute they get little, and in between all processors.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, usable))
 
 
 class Decoding:
@@ -80,8 +84,8 @@ class DecodePool:
     but not taken yet is bounded by bytes: further files wait.
 
     Args:
-        workers: number of processes; 0 decodes in the calling thread, without any such protection; None is half the
-            processors of this machine, from 1 to 8.
+        workers: number of processes; 0 decodes in the calling thread, without any such protection; None is one for each
+            processor, at most 8.
         limits: on files, and on the processes.
 
     Example:

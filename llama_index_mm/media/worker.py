@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 _IDLE_SECONDS = 60.0  # without a task, after which the process ends
 _GRACE_SECONDS = 30.0  # beyond the time limit, after which the system ends a process that nobody killed
-_NICE = 5  # the process that encodes goes first
+_NICE = 10  # the process that encodes goes first
 
 
 def main() -> None:
