@@ -255,6 +255,8 @@ def main() -> None:
         for kind in given.only.split(","):
             if kind == "flat":
                 told[kind] = flat(given.many, scratch)
+                if not given.json:
+                    print(kind, json.dumps(told[kind]), flush=True)
                 continue
             paths = sorted(path for path in (given.data / FOLDERS[kind]).iterdir() if path.suffix not in (".csv", ".md"))
             preset = clip_preset(scratch / "weights") if kind == "clip" else load_preset("offline")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Encoder, Payload, fingerprint
 from llama_index_mm.media import Waveform
-from llama_index_mm.models import MODELS
 from llama_index_mm.models.whisper import WINDOW_SECONDS, encode_window, load_whisper
+from llama_index_mm.models.whisper_files import whisper_identity
 
 __all__ = ["WhisperSoundEncoder"]
 
@@ -24,6 +24,9 @@ class WhisperSoundEncoder(Encoder):
 
     Args:
         folder: a CTranslate2 Whisper model of width 512; default is Whisper base of the ``offline`` preset.
+
+    Raises:
+        ModelError: there is no such folder, or it has no weights.
     """
 
     payload: Payload = "audio"
@@ -32,7 +35,7 @@ class WhisperSoundEncoder(Encoder):
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self.fingerprint = fingerprint("whisper-encoder-mean", folder or MODELS["whisper-base"].version, _WIDTH)
+        self.fingerprint = fingerprint("whisper-encoder-mean", whisper_identity(folder), _WIDTH)
 
     def _encode(self, items: Sequence[Waveform], *, query: bool) -> NDArray[Any]:
         model = load_whisper(self._folder)

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_mm._optional import require
-from llama_index_mm.errors import ModelError
 from llama_index_mm.media import SAMPLE_RATE, Waveform
-from llama_index_mm.models.pull import ensure
+from llama_index_mm.models.whisper_files import whisper_error, whisper_folder
 
 __all__ = ["WINDOW_SECONDS", "encode_window", "load_whisper", "speech_spans"]
 
@@ -23,30 +22,30 @@ _FRAMES_PER_SECOND = 50  # of the encoder's output
 _LOCK = threading.Lock()
 
 
-def load_whisper(folder: Path | None = None) -> Any:
-    """Give the ``faster_whisper.WhisperModel`` of a folder, loaded once per process (8-bit weights, CPU).
+def load_whisper(model: str | Path | None = None, *, device: str = "cpu") -> Any:
+    """Give the ``faster_whisper.WhisperModel``, loaded once per process (8-bit weights on the CPU).
 
     Args:
-        folder: a CTranslate2 model; default is Whisper base of the ``offline`` preset.
+        model: a folder with a CTranslate2 model, a hub id, or a name of faster-whisper's; default is Whisper base of the
+            ``offline`` preset.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"`` for CUDA where there is any.
 
     Raises:
-        ModelError: the folder holds no such model.
+        ModelError: the hub can't be reached, or the folder holds no such model.
         MissingExtraError: faster-whisper is not installed.
     """
     with _LOCK:
-        return _load(folder or ensure("whisper-base"))
+        return _load(whisper_folder(model), device)
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path) -> Any:
+def _load(folder: Path, device: str) -> Any:
     faster_whisper: Any = require("faster_whisper", extra="audio")
+    kind = "int8" if device == "cpu" else "auto"
     try:
-        return faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8", local_files_only=True)
+        return faster_whisper.WhisperModel(str(folder), device=device, compute_type=kind, local_files_only=True)
     except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(
-            f"{folder} can't be loaded as a Whisper model for CTranslate2: {error}. "
-            "Expected model.bin, config.json, tokenizer.json and vocabulary.txt."
-        ) from error
+        raise whisper_error(folder, str(error)) from error
 
 
 def encode_window(model: Any, sound: Waveform) -> NDArray[np.float32]:

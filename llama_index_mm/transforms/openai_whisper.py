@@ -11,11 +11,12 @@ from typing import Any
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings.base import fingerprint
 from llama_index_mm.errors import EncodeError, ModelError
-from llama_index_mm.media import SAMPLE_RATE, Waveform, digest_file
-from llama_index_mm.transforms.transcript import Segment, Transcript
+from llama_index_mm.media import Waveform, digest_file
+from llama_index_mm.transforms.transcript import FIRST_WORDS, Decoding, Segment, Transcript, Word, check_rate
 
 __all__ = ["OpenAIWhisperTranscriber"]
 
+_GREEDY = Decoding(beam_size=1, samples=0)
 _NO_SPEECH = 0.6  # a segment is dropped if it is more likely than this to hold no speech ...
 _UNLIKELY = -1.0  # ... and the mean log probability of its words is below this
 
@@ -23,28 +24,34 @@ _UNLIKELY = -1.0  # ... and the mean log probability of its words is below this
 class OpenAIWhisperTranscriber:
     """Transcribes in the language spoken, with the package ``openai-whisper``.
 
-    Decoding is greedy, so the same sound gives the same words each time. The model is loaded at first use. Safe to use
-    from several threads, which take turns: Whisper keeps state in the model while it decodes.
+    Decoding is greedy unless told otherwise, so the same sound gives the same words each time. The model is loaded at
+    first use. Safe to use from several threads, which take turns: Whisper keeps state in the model while it decodes.
 
     Args:
         model: name of a model that the package fetches (``"base"``, ``"large-v3"``, ...), or path of a ``.pt`` file.
         device: ``"cpu"`` or ``"cuda"``; CUDA if there is any, if not given.
+        decoding: how it looks for the words.
 
     Attributes:
-        fingerprint: digest of the model's name, or of the file's content.
+        fingerprint: digest of the model's name, or of the file's content, and of the decoding.
+
+    Raises:
+        ModelError: the ``.pt`` file is missing.
     """
 
     fingerprint: str
 
-    def __init__(self, model: str | Path = "base", *, device: str | None = None) -> None:
+    def __init__(self, model: str | Path = "base", *, device: str | None = None, decoding: Decoding = _GREEDY) -> None:
         self.model = str(model)
         self.device = device
+        self.decoding = decoding
         path = Path(model).expanduser()
         if path.suffix == ".pt":
             if not path.is_file():
                 raise ModelError(f"Expected a Whisper checkpoint, but {path} is missing.")
             self.model = str(path)
-        self.fingerprint = fingerprint("openai-whisper", digest_file(path) if path.suffix == ".pt" else self.model)
+        identity = digest_file(path) if path.suffix == ".pt" else self.model
+        self.fingerprint = fingerprint("openai-whisper", identity, decoding)
         self._model: Any = None
         self._lock = threading.Lock()
 
@@ -64,8 +71,8 @@ class OpenAIWhisperTranscriber:
             MissingExtraError: openai-whisper is not installed.
         """
         whisper: Any = require("whisper", extra="whisper")
-        if sound.rate != SAMPLE_RATE:
-            raise EncodeError(f"Expected {SAMPLE_RATE} samples a second, got {sound.rate}. Decode it with load_audio.")
+        check_rate(sound)
+        beam = self.decoding.beam_size if self.decoding.beam_size > 1 else None  # openai's word for greedy
         with self._lock:
             model = self._load(whisper)
             language, probability = self._language(whisper, model, sound, language)
@@ -73,7 +80,11 @@ class OpenAIWhisperTranscriber:
                 sound.samples,
                 task="transcribe",
                 language=language,
-                temperature=0.0,
+                beam_size=beam,
+                best_of=self.decoding.samples or None,
+                temperature=self.decoding.temperatures,
+                word_timestamps=self.decoding.word_times,
+                initial_prompt=FIRST_WORDS.get(language),
                 condition_on_previous_text=False,
                 fp16=model.device.type == "cuda",
                 verbose=None,
@@ -112,7 +123,11 @@ class OpenAIWhisperTranscriber:
 
 def _segments(heard: Iterable[Mapping[str, Any]]) -> tuple[Segment, ...]:
     return tuple(
-        Segment(float(one["start"]), float(one["end"]), one["text"].strip())
+        Segment(float(one["start"]), float(one["end"]), one["text"].strip(), _words(one.get("words", ())))
         for one in heard
         if one["text"].strip() and not (one["no_speech_prob"] > _NO_SPEECH and one["avg_logprob"] < _UNLIKELY)
     )
+
+
+def _words(heard: Iterable[Mapping[str, Any]]) -> tuple[Word, ...]:
+    return tuple(Word(float(one["start"]), float(one["end"]), one["word"].strip(), float(one["probability"])) for one in heard)
