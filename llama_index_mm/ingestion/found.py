@@ -53,7 +53,11 @@ class Found:
         Raises:
             OSError: it changed, or is gone.
         """
-        if self.url is None and _stamp(self.file) != self.stamp:
+        try:
+            changed = self.url is None and _stamp(self.file) != self.stamp
+        except OSError as error:
+            raise OSError(f"{self.file.name} can't be read any more: {error.strerror}.") from error
+        if changed:
             raise OSError(f"{self.file.name} changed while it was read. The next run will take it as it is then.")
 
 

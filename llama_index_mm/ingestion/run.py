@@ -32,6 +32,7 @@ from llama_index_mm.readers import Problem
 from llama_index_mm.readers.media import document_of
 from llama_index_mm.readers.remote import is_remote
 from llama_index_mm.stores import MediaStore, Source
+from llama_index_mm.transforms.base import MediaTransform
 from llama_index_mm.transforms.pages import SplitPages
 
 __all__ = ["Run", "Stages"]
@@ -303,7 +304,8 @@ class Run:
         else:
             nodes, loaded = documents, self._loaded(jobs)
             for transform in self._stages.media:
-                nodes = list(transform(nodes, loaded=loaded))
+                given = {"loaded": loaded} if isinstance(transform, MediaTransform) else {}
+                nodes = list(transform(nodes, **given))
         if len(jobs) == 1:
             jobs[0].nodes = nodes
             return
