@@ -11,13 +11,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections import Counter
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 
 import numpy as np
 import pytest
+from fuzzing import damage, fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -119,33 +117,6 @@ LOAD = {
     "load_audio": lambda data: load_audio(data, limits=LIMITS),
 }
 SEEDS = {"load_picture": pictures, "load_audio": sounds}
-STRIKING = [b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff", b"\xff" * 4, b"\x7f" + b"\xff" * 3, b"\x80" + b"\0" * 3, b"\0" * 8]
-
-
-def damage(data, draw):
-    """Some bytes replaced, cut out, repeated or swapped; `draw(n)` gives a number below n."""
-    data = bytearray(data)
-    for _ in range(1 + draw(8)):
-        if not data:
-            break
-        # Headers are where the numbers are.
-        at = draw(min(len(data), 256)) if draw(2) else draw(len(data))
-        match draw(6):
-            case 0:
-                data[at] ^= 1 << draw(8)
-            case 1:
-                new = STRIKING[draw(len(STRIKING))]
-                data[at : at + len(new)] = new
-            case 2:
-                del data[at : at + 1 + draw(64)]
-            case 3:
-                data[at:at] = data[at : at + 1 + draw(256)] * (1 + draw(4))
-            case 4:
-                data = data[:at] if draw(4) == 0 else data
-            case 5:
-                new = bytes(draw(256) for _ in range(1 + draw(8)))
-                data[at : at + len(new)] = new
-    return bytes(data)
 
 
 def check(entry, data):
@@ -180,23 +151,6 @@ def test_damaged_files(entry, data):
     check(entry, damage(seed, lambda below: data.draw(st.integers(0, below - 1))))
 
 
-def fuzz(entry, seconds, folder):
-    """Damage files for some seconds; the one at hand lies in the folder, should the process die of it."""
-    random, counts, slowest = np.random.default_rng(), Counter(), 0.0
-    seeds, until, at_hand = SEEDS[entry](), time.monotonic() + seconds, Path(folder) / "at-hand"
-    while time.monotonic() < until:
-        data = damage(seeds[random.integers(len(seeds))], lambda below: int(random.integers(below)))
-        at_hand.write_bytes(data)
-        began = time.monotonic()
-        try:
-            counts[check(entry, data)] += 1
-        except Exception as error:
-            counts[type(error).__name__] += 1
-            (Path(folder) / f"{type(error).__name__}-{sum(counts.values())}").write_bytes(data)
-        slowest = max(slowest, time.monotonic() - began)
-    return {**counts, "slowest": slowest}
-
-
 @pytest.mark.skipif(not FUZZ_SECONDS, reason="set LLAMA_INDEX_MM_FUZZ_SECONDS to run for that many seconds")
 @pytest.mark.parametrize("entry", sorted(LOAD))
 def test_fuzz(entry, capsys):
@@ -217,4 +171,4 @@ def test_fuzz(entry, capsys):
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(fuzz(sys.argv[1], float(sys.argv[2]), sys.argv[3])))
+    sys.stdout.write(json.dumps(fuzz(partial(check, sys.argv[1]), SEEDS[sys.argv[1]](), float(sys.argv[2]), sys.argv[3])))
