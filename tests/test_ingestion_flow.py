@@ -389,3 +389,21 @@ def test_order_of_files(index, make):
     seen = []
     Ingestor(index.store, index.preset).ingest(make.folder / "files", on_file=seen.append, num_workers=2)
     assert seen == sorted(path for path in (make.folder / "files").rglob("*") if path.is_file())
+
+
+def test_what_waits_long_is_stored_while_others_come(index, make, monkeypatch):
+    """A few pictures before many texts don't wait for the end of the run."""
+    monkeypatch.setattr("llama_index_mm.ingestion.run._STALE", 0.0)
+    for at in range(3):
+        make.picture(f"files/{at}.png", (at * 90, 0, 0))
+    for at in range(130):
+        make.text(f"files/{at + 100}.txt", f"number {at}")
+    seen = []
+
+    def look(path):
+        if path.name == "225.txt":
+            seen.append(index.store.counts().get("image", 0))
+
+    index._ingestor.ingest(make.folder / "files", on_file=look)
+    assert seen == [3]
+    assert index.store.counts() == {"text": 130, "image": 3}

@@ -1,5 +1,6 @@
 """One run over files: what is on its way from the disk to the store."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ __all__ = ["Run", "Stages"]
 _BATCH = 16  # nodes that are encoded and stored together
 _TOGETHER: dict[Modality, int] = {"image": 16, "mesh": 8}  # documents that go through the transforms together; others alone
 _AHEAD = 48  # files that are decoded before it is their turn
+_STALE = 30.0  # seconds that a batch may wait to become full, while files of other kinds come
 _PATIENCE = 1.0  # seconds that a file may keep those behind it waiting, once
 
 # What is wrong with the installation, not with a file.
@@ -127,6 +129,7 @@ class Run:
         self._coming: deque[_Job] = deque()
         self._groups: dict[Modality, list[_Job]] = {}
         self._waiting: dict[Modality, list[_Job]] = {}
+        self._since: dict[Modality, float] = {}  # when the first of those came that wait
 
     # -- what comes in ----------------------------------------------------------------------------------------------
 
@@ -252,6 +255,7 @@ class Run:
         while (job := next((one for one in self._coming if one.is_ready), None)) is None:
             Decoding.wait_for_any(_decodings(self._coming), _PATIENCE)
         self._coming.remove(job)
+        self._flush_stale()
         try:
             job.content = job.decoding.result() if job.decoding is not None else None
         except _FATAL:
@@ -261,6 +265,7 @@ class Run:
             return
         group = self._groups.setdefault(job.modality, [])
         group.append(job)
+        self._since.setdefault(job.modality, time.monotonic())
         if len(group) >= _TOGETHER.get(job.modality, 1):
             self._transform(job.modality)
 
@@ -272,8 +277,15 @@ class Run:
         if sum(len(job.nodes) for job in waiting) >= _BATCH:
             self._flush(modality)
 
+    def _flush_stale(self) -> None:
+        """Bring what has waited long into the store, so that it is safe, and its memory free."""
+        for modality in [one for one, since in self._since.items() if time.monotonic() - since > _STALE]:
+            self._transform(modality)
+            self._flush(modality)
+
     def _flush(self, modality: Modality) -> None:
         """Encode and store what is waiting."""
+        self._since.pop(modality, None)
         for job in self._each(self._waiting.pop(modality, []), self._encode):
             self._jobs.pop(job.document_id, None)
             self._bar.update(max(1, len(job.sources)))
