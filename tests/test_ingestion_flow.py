@@ -404,6 +404,6 @@ def test_what_waits_long_is_stored_while_others_come(index, make, monkeypatch):
         if path.name == "225.txt":
             seen.append(index.store.counts().get("image", 0))
 
-    index._ingestor.ingest(make.folder / "files", on_file=look)
+    index._ingestor.ingest(make.folder / "files", on_file=look, num_workers=0)
     assert seen == [3]
     assert index.store.counts() == {"text": 130, "image": 3}
