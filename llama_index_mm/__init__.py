@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama_index_mm.answers import Citation, NumberSources, RetypeNodes, citations_of
     from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, TextEncoder
+    from llama_index_mm.embeddings.cache import EmbeddingCache
+    from llama_index_mm.embeddings.llama import ImageEmbeddingEncoder
     from llama_index_mm.index import MultiModalIndex
     from llama_index_mm.ingestion import IngestReport, ReembedReport
     from llama_index_mm.llms import LocalLLM
@@ -27,10 +29,12 @@ _HOME = {
     "AudioMedia": "nodes",
     "CaptionImages": "transforms.captions",
     "Citation": "answers",
+    "EmbeddingCache": "embeddings.cache",
     "EmbeddingSpace": "embeddings.base",
     "Encoder": "embeddings.base",
     "FetchLimits": "readers",
     "FusionRetriever": "retrieval",
+    "ImageEmbeddingEncoder": "embeddings.llama",
     "ImageMedia": "nodes",
     "IngestReport": "ingestion",
     "LocalLLM": "llms",
@@ -61,10 +65,12 @@ __all__ = [
     "AudioMedia",
     "CaptionImages",
     "Citation",
+    "EmbeddingCache",
     "EmbeddingSpace",
     "Encoder",
     "FetchLimits",
     "FusionRetriever",
+    "ImageEmbeddingEncoder",
     "ImageMedia",
     "IngestReport",
     "LocalLLM",

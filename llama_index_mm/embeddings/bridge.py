@@ -28,6 +28,7 @@ from PIL import Image
 
 from llama_index_mm.embeddings.base import Encoder, Payload, TextEncoder, Vectors, fingerprint, unit
 from llama_index_mm.embeddings.efficientnet import EfficientNetLite
+from llama_index_mm.embeddings.events import Events
 from llama_index_mm.errors import ModelError
 from llama_index_mm.models import cache_folder, ensure
 
@@ -134,6 +135,13 @@ class ImageBridge:
             del self._seen[next(iter(self._seen))]
         return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
 
+    def release(self) -> None:
+        """Free the memory of the classifier and of the text model; both are loaded again when they are next needed."""
+        with self._lock:
+            self.__dict__.pop("network", None)
+            self._seen.clear()
+        self.text.release()
+
     def labels(self, pictures: Sequence[Image.Image], *, top: int = 5) -> list[list[tuple[str, float]]]:
         """The likeliest classes of each picture with their probabilities, best first."""
         with self._lock:
@@ -146,11 +154,16 @@ class BridgeTextEncoder(Encoder):
     """Text into the space of an `ImageBridge`."""
 
     payload: Payload = "text"
+    events: Events = "none"
 
     def __init__(self, bridge: ImageBridge) -> None:
         self.bridge = bridge
         self.dimension = bridge.dimension
         self.fingerprint = fingerprint("bridge-text", bridge.fingerprint)
+
+    def release(self) -> None:
+        """Free the memory of the bridge's models."""
+        self.bridge.release()
 
     def _encode(self, items: Sequence[str], *, query: bool) -> NDArray[Any]:
         return self.bridge.encode_texts(items)
@@ -165,6 +178,10 @@ class BridgeImageEncoder(Encoder):
         self.bridge = bridge
         self.dimension = bridge.dimension
         self.fingerprint = fingerprint("bridge-image", bridge.fingerprint)
+
+    def release(self) -> None:
+        """Free the memory of the bridge's models."""
+        self.bridge.release()
 
     def _encode(self, items: Sequence[Image.Image], *, query: bool) -> NDArray[Any]:
         return self.bridge.encode_images(items)

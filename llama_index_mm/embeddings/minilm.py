@@ -64,10 +64,17 @@ class MiniLMEmbedding(ThreadedEmbedding):
         """Digest of the name and version of the pinned weights, and of the pooling: 16 hexadecimal digits."""
         return fingerprint(_MODEL, MODELS[_MODEL].version, f"mean of {MAX_TOKENS} tokens")
 
+    def release(self) -> None:
+        """Free the memory of the weights; they are loaded again when they are next needed."""
+        with LOADING:
+            self._parts = None
+
     def _load(self) -> _Parts:
-        if self._parts is None:
+        parts = self._parts
+        if parts is None:
             with LOADING:
-                if self._parts is None:
+                parts = self._parts
+                if parts is None:
                     folder = ensure(_MODEL)
                     tokenizers: Any = require("tokenizers", extra="hub")
                     try:
@@ -80,8 +87,8 @@ class MiniLMEmbedding(ThreadedEmbedding):
                     tokenizer.no_truncation()
                     tokenizer.no_padding()
                     model = load_model(str(folder), device=self.device, class_name="BertModel", add_pooling_layer=False)
-                    self._parts = _Parts(model, tokenizer)
-        return self._parts
+                    parts = self._parts = _Parts(model, tokenizer)
+        return parts
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         torch: Any = require("torch", extra="hub")

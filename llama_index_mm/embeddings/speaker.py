@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,14 @@ _AT_ONCE = 8  # parts in one call of the network
 _LOUDNESS = -30.0  # dB below full scale that quiet speech is raised to
 
 
+class _Parts(NamedTuple):
+    """The loaded network with what feeds it."""
+
+    torch: Any
+    network: Any
+    filters: Any
+
+
 class SpeakerEncoder(Encoder):
     """Voice of a speech recording, ``(256,)``: the mean over parts of 1.6 seconds, with silences left out."""
 
@@ -34,18 +42,22 @@ class SpeakerEncoder(Encoder):
     def __init__(self) -> None:
         self.fingerprint = fingerprint("ge2e", MODELS["speaker"].version, _MELS, _PARTIAL, _STEP)
         self._lock = threading.Lock()
-        self._network: Any = None
-        self._filters: Any = None
+        self._parts: _Parts | None = None
 
     def _encode(self, items: Sequence[Waveform], *, query: bool) -> NDArray[Any]:
-        torch = self._load()
-        with torch.inference_mode():
-            return np.stack([self._voice(torch, sound) for sound in items])
+        parts = self._load()
+        with parts.torch.inference_mode():
+            return np.stack([_voice(parts, sound) for sound in items])
 
-    def _load(self) -> Any:
+    def release(self) -> None:
+        """Free the memory of the network; it is loaded again when it is next needed."""
+        with self._lock:
+            self._parts = None
+
+    def _load(self) -> _Parts:
         torch: Any = require("torch", extra="offline")
         with self._lock:
-            if self._network is None:
+            if self._parts is None:
                 state = torch.load(ensure("speaker") / "weights.pt", map_location="cpu", weights_only=True)["model_state"]
                 network = torch.nn.ModuleDict(
                     {
@@ -55,37 +67,40 @@ class SpeakerEncoder(Encoder):
                 )
                 network.load_state_dict({k: v for k, v in state.items() if k.startswith(("lstm", "linear"))})
                 features: Any = require("faster_whisper.feature_extractor", extra="audio").FeatureExtractor
-                self._filters = torch.from_numpy(features.get_mel_filters(SAMPLE_RATE, _WINDOW, n_mels=_MELS)).float()
-                self._network = network.eval()
-        return torch
+                filters = torch.from_numpy(features.get_mel_filters(SAMPLE_RATE, _WINDOW, n_mels=_MELS)).float()
+                self._parts = _Parts(torch, network.eval(), filters)
+            return self._parts
 
-    def _voice(self, torch: Any, sound: Waveform) -> NDArray[np.float32]:
-        frames = self._mel(torch, _speech_only(sound))
-        if len(frames) < _PARTIAL:
-            frames = torch.nn.functional.pad(frames, (0, 0, 0, _PARTIAL - len(frames)))
-        starts = range(0, len(frames) - _PARTIAL + 1, _STEP)
-        parts = torch.stack([frames[start : start + _PARTIAL] for start in starts])
-        # Always the same number at once: oneDNN prepares an LSTM anew, for a second, whenever the batch has another size.
-        filled = torch.nn.functional.pad(parts, (0, 0, 0, 0, 0, -len(parts) % _AT_ONCE))
-        hidden = torch.cat([self._network["lstm"](batch)[1][0][-1] for batch in filled.split(_AT_ONCE)])[: len(parts)]
-        raw = torch.relu(self._network["linear"](hidden))
-        voices = torch.nn.functional.normalize(raw, dim=1)
-        mean: NDArray[np.float32] = voices.mean(0).numpy()
-        return mean
 
-    def _mel(self, torch: Any, samples: NDArray[np.float32]) -> Any:
-        """Power mel spectrogram, ``(frames, 40)``; not logarithmic, as the network was trained."""
-        window = torch.hann_window(_WINDOW)
-        spectrum = torch.stft(
-            torch.from_numpy(samples),
-            _WINDOW,
-            _HOP,
-            window=window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        return (self._filters @ spectrum.abs().square()).T.contiguous()
+def _voice(parts: _Parts, sound: Waveform) -> NDArray[np.float32]:
+    torch = parts.torch
+    frames = _mel(parts, _speech_only(sound))
+    if len(frames) < _PARTIAL:
+        frames = torch.nn.functional.pad(frames, (0, 0, 0, _PARTIAL - len(frames)))
+    starts = range(0, len(frames) - _PARTIAL + 1, _STEP)
+    cuts = torch.stack([frames[start : start + _PARTIAL] for start in starts])
+    # Always the same number at once: oneDNN prepares an LSTM anew, for a second, whenever the batch has another size.
+    filled = torch.nn.functional.pad(cuts, (0, 0, 0, 0, 0, -len(cuts) % _AT_ONCE))
+    hidden = torch.cat([parts.network["lstm"](batch)[1][0][-1] for batch in filled.split(_AT_ONCE)])[: len(cuts)]
+    raw = torch.relu(parts.network["linear"](hidden))
+    voices = torch.nn.functional.normalize(raw, dim=1)
+    mean: NDArray[np.float32] = voices.mean(0).numpy()
+    return mean
+
+
+def _mel(parts: _Parts, samples: NDArray[np.float32]) -> Any:
+    """Power mel spectrogram, ``(frames, 40)``; not logarithmic, as the network was trained."""
+    torch = parts.torch
+    spectrum = torch.stft(
+        torch.from_numpy(samples),
+        _WINDOW,
+        _HOP,
+        window=torch.hann_window(_WINDOW),
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    )
+    return (parts.filters @ spectrum.abs().square()).T.contiguous()
 
 
 def _speech_only(sound: Waveform) -> NDArray[np.float32]:

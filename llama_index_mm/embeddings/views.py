@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llama_index_mm.embeddings.base import Encoder, Payload, fingerprint
+from llama_index_mm.embeddings.events import Events
 from llama_index_mm.media.views import VIEWS
 
 __all__ = ["ViewsEncoder"]
@@ -22,11 +23,16 @@ class ViewsEncoder(Encoder):
 
     payload: Payload = "views"
     batch_size = 4
+    events: Events = "none"
 
     def __init__(self, images: Encoder) -> None:
         self.images = images
         self.dimension = images.dimension
         self.fingerprint = fingerprint("views", VIEWS, images.fingerprint)
+
+    def release(self) -> None:
+        """Free the memory of the picture encoder's model."""
+        self.images.release()
 
     def _encode(self, items: Sequence[list[Image.Image]], *, query: bool) -> NDArray[Any]:
         every = self.images.encode([view for views in items for view in views], query=query)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Encoder, Payload, fingerprint
 from llama_index_mm.media import Waveform
-from llama_index_mm.models.whisper import WINDOW_SECONDS, encode_window, load_whisper
+from llama_index_mm.models.whisper import WINDOW_SECONDS, encode_window, load_whisper, release_whisper
 from llama_index_mm.models.whisper_files import whisper_identity
 
 __all__ = ["WhisperSoundEncoder"]
@@ -36,6 +36,10 @@ class WhisperSoundEncoder(Encoder):
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self.fingerprint = fingerprint("whisper-encoder-mean", whisper_identity(folder), _WIDTH)
+
+    def release(self) -> None:
+        """Free the memory of Whisper, which transcripts share; it is loaded again when it is next needed."""
+        release_whisper()
 
     def _encode(self, items: Sequence[Waveform], *, query: bool) -> NDArray[Any]:
         model = load_whisper(self._folder)

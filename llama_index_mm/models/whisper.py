@@ -12,7 +12,7 @@ from llama_index_mm._optional import require
 from llama_index_mm.media import SAMPLE_RATE, Waveform
 from llama_index_mm.models.whisper_files import whisper_error, whisper_folder
 
-__all__ = ["WINDOW_SECONDS", "encode_window", "load_whisper", "speech_spans"]
+__all__ = ["WINDOW_SECONDS", "encode_window", "load_whisper", "release_whisper", "speech_spans"]
 
 # Whisper was trained on 30 seconds, most of it silence behind short clips. 10 seconds tell sounds apart as well
 # (ESC-10 nearest neighbour 0.84 either way) in a third of the time.
@@ -46,6 +46,12 @@ def _load(folder: Path, device: str) -> Any:
         return faster_whisper.WhisperModel(str(folder), device=device, compute_type=kind, local_files_only=True)
     except (RuntimeError, ValueError, OSError) as error:
         raise whisper_error(folder, str(error)) from error
+
+
+def release_whisper() -> None:
+    """Free the memory of the model, once nobody works with it; it is loaded again when it is next needed."""
+    with _LOCK:
+        _load.cache_clear()
 
 
 def encode_window(model: Any, sound: Waveform) -> NDArray[np.float32]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from llama_index.core.llms.llm import LLM
 
 from llama_index_mm.embeddings.base import EmbeddingSpace
+from llama_index_mm.embeddings.cache import EmbeddingCache
 from llama_index_mm.errors import SpaceError
 from llama_index_mm.transforms.images import Labeler
 from llama_index_mm.transforms.transcript import Transcriber
@@ -46,6 +48,15 @@ class Preset:
         """
         name = f"{self.name}+{space.name}"
         return replace(self, name=name, spaces=(*self.spaces, space), weights={**self.weights, space.name: weight})
+
+    def cached(self, cache: EmbeddingCache | Path | str) -> "Preset":
+        """Give a copy that never encodes the same content twice; the name and the fingerprints stay.
+
+        Args:
+            cache: a cache, or the folder of one, which may serve several indexes and processes.
+        """
+        kept = cache if isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
+        return replace(self, spaces=tuple(space.cached(kept) for space in self.spaces))
 
 
 def local_llm() -> LLM:
