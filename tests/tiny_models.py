@@ -3,8 +3,13 @@
 import json
 from pathlib import Path
 
+import tokenizers
 import torch
+import transformers
 from transformers import (
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
     CLIPConfig,
     CLIPModel,
     HubertConfig,
@@ -19,6 +24,8 @@ from transformers import (
 
 LIMIT = 12  # tokens that the tiny CLIP takes
 DIMENSION = 16  # of its space
+CLAP_SECONDS = 2  # that the tiny CLAP takes at once
+_WORDS = [*"abcdefghijklmnopqrstuvwxyz", "cat", "dog", "sofa", "the", "sea", "猫", "狗"]
 SIZES = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -66,13 +73,103 @@ def save_clip(folder: Path, *, legacy: bool = False, seed: int = 0) -> Path:
         vision_config={**sizes, "image_size": 32, "patch_size": 8},
         projection_dim=DIMENSION,
     )
-    torch.manual_seed(seed)
-    model = CLIPModel(config)
-    for weight in model.parameters():  # the usual start is so small that all vectors look alike
-        torch.nn.init.normal_(weight, std=0.2)
-    model.save_pretrained(folder)
+    _save_random(CLIPModel, config, folder, seed)
     pixels = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_resize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor", **pixels}))
+    return folder
+
+
+def save_clip_kin(folder: Path, kind: str, *, seed: int = 0) -> Path:
+    """A tiny model of the CLIP family with random weights, with its own kind of tokenizer and image processor.
+
+    Texts may have LIMIT tokens, and the vectors DIMENSION numbers. ``"siglip2-fixed"`` is SigLIP 2 of one resolution, which
+    has the type of SigLIP and the tokenizer of Gemma.
+    """
+    towers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    picture = {**towers, "image_size": 32, "patch_size": 8}
+    square = {"size": {"height": 32, "width": 32}}
+    cropped = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    lengths = {"model_max_length": LIMIT}
+    if kind == "chinese_clip":
+        tokenizer = transformers.BertTokenizer(
+            vocab=_numbered(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS]), **lengths
+        )
+        text = {**towers, "vocab_size": len(tokenizer), "max_position_embeddings": LIMIT, "pad_token_id": 0}
+        config = transformers.ChineseCLIPConfig(text_config=text, vision_config=picture, projection_dim=DIMENSION)
+        model, processor = (
+            transformers.ChineseCLIPModel,
+            transformers.ChineseCLIPImageProcessorPil(**square, do_center_crop=False),
+        )
+    elif kind == "altclip":
+        tokenizer = _xlm_roberta(lengths)
+        text = {
+            **towers,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": LIMIT + 2,
+            "pad_token_id": 1,
+            "project_dim": 24,
+        }
+        config = transformers.AltCLIPConfig(text_config=text, vision_config=picture, projection_dim=DIMENSION)
+        model, processor = transformers.AltCLIPModel, transformers.CLIPImageProcessorPil(**cropped)
+    elif kind == "metaclip_2":
+        tokenizer = _xlm_roberta(lengths)
+        text = {**towers, "vocab_size": len(tokenizer), "max_position_embeddings": LIMIT}
+        ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+        config = transformers.MetaClip2Config(text_config=text | ends, vision_config=picture, projection_dim=DIMENSION)
+        model, processor = transformers.MetaClip2Model, transformers.CLIPImageProcessorPil(**cropped)
+    else:
+        kinds = {"siglip": "TokenizersBackend", "siglip2-fixed": "GemmaTokenizer", "siglip2": "Siglip2Tokenizer"}
+        tokenizer = _gemma(kinds[kind], lengths)
+        text = {**towers, "vocab_size": len(tokenizer), "max_position_embeddings": LIMIT, "projection_size": DIMENSION}
+        text |= {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+        picture["hidden_size"] = DIMENSION
+        if kind == "siglip2":
+            picture.pop("image_size")
+            config = transformers.Siglip2Config(text_config=text, vision_config=picture | {"num_patches": 16})
+            model = transformers.Siglip2Model
+            processor = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=20)
+        else:
+            config = transformers.SiglipConfig(text_config=text, vision_config=picture)
+            model, processor = transformers.SiglipModel, transformers.SiglipImageProcessorPil(**square)
+    folder.mkdir()
+    _save_random(model, config, folder, seed)
+    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_clap(folder: Path, *, fused: bool = False, seed: int = 0) -> Path:
+    """A tiny CLAP with random weights. It takes CLAP_SECONDS at 48,000 samples a second; fused: with feature fusion."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz.", "\u0120"]
+    merges = [("c", "a"), ("ca", "t"), ("d", "o"), ("do", "g"), ("\u0120", "dog")]
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, *(a + b for a, b in merges)]
+    tokenizer = transformers.RobertaTokenizer(vocab=_numbered(words), merges=merges, model_max_length=LIMIT)
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sound = {
+        "spec_size": 64,
+        "num_mel_bins": 16,
+        "window_size": 4,
+        "patch_size": 4,
+        "depths": [2, 2],
+        "num_attention_heads": [2, 2],
+        "patch_embeds_hidden_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "enable_fusion": fused,
+        "fusion_type": "aff_2d" if fused else None,
+        "aff_block_r": 2,
+    }
+    config = ClapConfig(
+        text_config=text | {"vocab_size": len(tokenizer), "max_position_embeddings": LIMIT + 2},
+        audio_config=sound,
+        projection_dim=DIMENSION,
+    )
+    folder.mkdir()
+    _save_random(ClapModel, config, folder, seed, spread=0.5)
+    tokenizer.save_pretrained(folder)
+    ClapFeatureExtractor(
+        feature_size=16, max_length_s=CLAP_SECONDS, frequency_min=50, truncation="fusion" if fused else "rand_trunc"
+    ).save_pretrained(folder)
     return folder
 
 
@@ -83,3 +180,34 @@ def save_speech_model(folder: Path, kind: str = "wav2vec2-group", *, seed: int =
     masked = kind == "wav2vec2-layer"
     Wav2Vec2FeatureExtractor(do_normalize=kind != "wavlm", return_attention_mask=masked).save_pretrained(folder)
     return folder
+
+
+def _save_random(kind: type, config, folder: Path, seed: int, spread: float = 0.2) -> None:
+    torch.manual_seed(seed)
+    model = kind(config)
+    for weight in model.parameters():  # the usual start is so small that all vectors look alike
+        torch.nn.init.normal_(weight, std=spread)
+    model.save_pretrained(folder)
+
+
+def _numbered(words: list[str]) -> dict[str, int]:
+    return {word: number for number, word in enumerate(dict.fromkeys(words))}
+
+
+def _xlm_roberta(lengths: dict[str, int]):
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *("\u2581" + word for word in _WORDS), *_WORDS, "\u2581"]
+    return transformers.XLMRobertaTokenizer(vocab=[(piece, -float(place)) for place, piece in enumerate(pieces)], **lengths)
+
+
+def _gemma(kind: str, lengths: dict[str, int]):
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *_WORDS, *(word.upper() for word in _WORDS)]
+    if kind == "TokenizersBackend":
+        model = tokenizers.models.WordLevel(_numbered([*pieces, "."]), unk_token="<unk>")
+        words = tokenizers.Tokenizer(model)
+        words.normalizer = tokenizers.normalizers.Lowercase()
+        words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        words.post_processor = tokenizers.processors.TemplateProcessing(single="$0 <eos>", special_tokens=[("<eos>", 1)])
+        names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+        return transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_input_names=["input_ids"], **names, **lengths)
+    ends = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+    return getattr(transformers, kind)(vocab=_numbered(pieces), merges=[], **ends, **lengths)

@@ -1,17 +1,20 @@
-"""CLIP: pictures and short texts in one space, by transformers.
+"""CLIP and its kin: pictures and short texts in one space, by transformers.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, arXiv:2103.00020.
+Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, arXiv:2303.15343. Tschannen et al., "SigLIP 2", 2025,
+arXiv:2502.14786. Yang et al., "Chinese CLIP", 2022, arXiv:2211.01335. Chen et al., "AltCLIP", 2022, arXiv:2211.06679.
+Chuang et al., "MetaCLIP 2: A Worldwide Scaling Recipe", 2025, arXiv:2507.22062.
 """
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 from llama_index.core.base.embeddings.base import Embedding
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
 from numpy.typing import NDArray
@@ -20,154 +23,84 @@ from PIL import Image
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings import hub
 from llama_index_mm.embeddings.base import Encoder, Payload, Vectors, fingerprint, unit
-from llama_index_mm.embeddings.threaded import ThreadedEmbedding
+from llama_index_mm.embeddings.labels import PICTURE_PROMPTS
+from llama_index_mm.embeddings.towers import TowersEmbedding, features_array
 from llama_index_mm.media import load_image
 
-__all__ = ["ClipEmbedding", "ClipImageEncoder", "ClipTextEncoder"]
+__all__ = ["CLIP_FAMILY", "ClipEmbedding", "ClipImageEncoder", "ClipTextEncoder"]
 
-_LOG = logging.getLogger(__name__)
+CLIP_FAMILY: Mapping[str, str] = MappingProxyType(
+    {
+        "altclip": "BAAI/AltCLIP",
+        "chinese_clip": "OFA-Sys/chinese-clip-vit-base-patch16",
+        "clip": "openai/clip-vit-base-patch32",
+        "metaclip_2": "facebook/metaclip-2-worldwide-huge-quickgelu",
+        "siglip": "google/siglip2-base-patch16-224",
+        "siglip2": "google/siglip2-base-patch16-naflex",
+    }
+)
+"""The model types that `ClipEmbedding` takes, each with the hub id of an example."""
 
 
-class _Parts(NamedTuple):
-    """A loaded model with what feeds it."""
+class ClipEmbedding(TowersEmbedding, MultiModalEmbedding):
+    """A model of the CLIP family as a LlamaIndex embedding: texts and pictures to unit vectors of one space.
 
-    model: Any
-    tokenizer: Any
-    images: Any
-
-
-class ClipEmbedding(ThreadedEmbedding, MultiModalEmbedding):
-    """CLIP as a LlamaIndex embedding: texts and pictures to unit vectors of one space.
-
-    Nothing is loaded before the first vector is asked for. Safe to use from several threads. Texts longer than the
-    model takes (77 tokens in OpenAI's models) are cut, with one logged warning for each batch.
+    Takes CLIP, SigLIP, SigLIP 2 (of one resolution, and NaFlex), Chinese-CLIP, AltCLIP and MetaCLIP 2; see
+    `CLIP_FAMILY`. Nothing is loaded before the first vector is asked for. Safe to use from several threads. Texts
+    longer than the model takes (77 tokens in CLIP, 64 in SigLIP) are cut, with one logged warning and one
+    `TextCutEvent` for each call. Where a batch does not fit into the memory of the GPU, smaller ones are taken.
 
     Args:
-        model_name: hub id of a CLIP model, or path of a local folder.
+        model_name: hub id of a model, or path of a local folder.
         revision: branch, tag or commit on the hub.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``; the best there is if not given.
-        dtype: name of the torch dtype to compute in; vectors are float32 anyway.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"`` to compute in; vectors are float32 anyway.
         embed_batch_size: texts or pictures that go through the model at once.
 
     Raises:
-        ModelError: at first use, if the model can't be loaded or is no CLIP model.
+        ModelError: at first use, if the model can't be loaded or is of no kind that is taken.
         MissingExtraError: at first use, if torch or transformers is not installed.
     """
 
     model_name: str = Field(default="openai/clip-vit-base-patch32", description="Hub id, or path of a local folder.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    device: str | None = Field(default=None, description="'cpu', 'cuda' or 'mps'; the best there is if not given.")
-    dtype: str = Field(default="float32", description="Name of the torch dtype to compute in.")
 
-    _config: Any = PrivateAttr(default=None)
-    _parts: _Parts | None = PrivateAttr(default=None)
-    _weights_fingerprint: str | None = PrivateAttr(default=None)
+    _kinds: ClassVar[Mapping[str, str]] = CLIP_FAMILY
+    _recipe: ClassVar[tuple[str, ...]] = ("clip",)
+    _templates: ClassVar[Sequence[str]] = PICTURE_PROMPTS
 
     @classmethod
     def class_name(cls) -> str:
         """Name of the class in LlamaIndex's records."""
         return "ClipEmbedding"
 
-    @property
-    def dimension(self) -> int:
-        """Length of a vector. Reads the config, not the weights."""
-        return int(self._load_config().projection_dim)
-
-    @property
-    def weights_fingerprint(self) -> str:
-        """Digest of weights, preprocessing and dtype: 16 hexadecimal digits. Reads the files of a local folder."""
-        config = self._load_config()
-        with hub.LOADING:
-            if self._weights_fingerprint is None:
-                weights = hub.weights_fingerprint(self.model_name, self.revision, config)
-                self._weights_fingerprint = fingerprint("clip", weights, self.dtype)
-            return self._weights_fingerprint
-
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts.
-
-        Returns:
-            ``(len(texts), dimension)`` float32, rows of length 1; the same whatever else is in the batch.
-        """
-        return self._batched(texts, self._text_features)
-
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
-        """Encode pictures; each is scaled to the model's size and cut to its middle square.
+        """Encode pictures, scaled and cut as the model's own processor does it, by Pillow.
+
+        CLIP and its kin see the middle square, SigLIP the whole picture pressed into a square, NaFlex models the whole
+        picture in nearly its own shape.
 
         Args:
             images: PIL images, of any size and mode.
 
         Returns:
-            ``(len(images), dimension)`` float32, rows of length 1.
+            ``(len(images), dimension)`` float32, rows of length 1; the same whatever else is in the batch.
         """
-        return self._batched(images, self._image_features)
+        return unit(self._batched(images, self._image_features))
 
-    def _load_config(self) -> Any:
-        with hub.LOADING:
-            if self._config is None:
-                self._config = hub.load_config(self.model_name, revision=self.revision, kinds=["clip"])
-            return self._config
+    def _load_media_processor(self) -> Any:
+        transformers: Any = require("transformers", extra="hub")
+        # The processor that uses Pillow, so that vectors don't depend on whether torchvision is installed.
+        pillow = {"backend": "pil"} if hasattr(transformers, "CLIPImageProcessorPil") else {"use_fast": False}
+        return hub.load_processor("AutoImageProcessor", self.model_name, revision=self.revision, **pillow)
 
-    def _load(self) -> _Parts:
-        if self._parts is None:
-            config = self._load_config()
-            with hub.LOADING:
-                if self._parts is None:
-                    transformers: Any = require("transformers", extra="hub")
-                    tokenizer = hub.load_processor("AutoTokenizer", self.model_name, revision=self.revision)
-                    known, words = len(tokenizer), config.text_config.vocab_size
-                    if not words // 2 < known <= words:  # without its files transformers makes an empty tokenizer
-                        raise hub.model_error(self.model_name, f"its tokenizer knows {known} tokens, and its weights {words}")
-                    # The processor that uses Pillow, so that vectors don't depend on whether torchvision is installed.
-                    pillow = "CLIPImageProcessorPil"
-                    images = pillow if hasattr(transformers, pillow) else "CLIPImageProcessor"
-                    self._parts = _Parts(
-                        hub.load_model(
-                            self.model_name,
-                            revision=self.revision,
-                            device=self.device,
-                            dtype=self.dtype,
-                            class_name="CLIPModel",
-                            config=config,
-                        ),
-                        tokenizer,
-                        hub.load_processor(images, self.model_name, revision=self.revision),
-                    )
-        return self._parts
-
-    def _batched(self, items: Sequence[Any], features: Any) -> Vectors:
-        if not len(items):
-            return np.zeros((0, self.dimension), dtype=np.float32)
-        size = self.embed_batch_size
-        return unit(np.concatenate([features(items[at : at + size]) for at in range(0, len(items), size)]))
-
-    def _text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        torch: Any = require("torch", extra="hub")
-        model, tokenizer, _ = self._load()
-        with hub.TOKENIZING:
-            rows = tokenizer(list(texts), verbose=False)["input_ids"]
-        padded = hub.pad_tokens(rows, model.config.text_config.max_position_embeddings, _LOG)
-        ids, mask = (torch.from_numpy(array).to(model.device) for array in padded)
-        with torch.inference_mode():
-            return _array(model.get_text_features(input_ids=ids, attention_mask=mask))
-
-    def _image_features(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+    def _image_features(self, images: list[Image.Image]) -> NDArray[np.float32]:
         torch: Any = require("torch", extra="hub")
         model, _, processor = self._load()
-        pixels = np.asarray(processor([image.convert("RGB") for image in images], return_tensors="np")["pixel_values"])
-        values = torch.from_numpy(pixels).to(model.device, model.dtype)
+        pixels = processor([image.convert("RGB") for image in images], return_tensors="np", input_data_format="channels_last")
+        fed = {name: torch.from_numpy(np.asarray(array)).to(model.device) for name, array in pixels.items()}
+        fed["pixel_values"] = fed["pixel_values"].to(model.dtype)  # NaFlex also has a mask and shapes
         with torch.inference_mode():
-            return _array(model.get_image_features(pixel_values=values))
-
-    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        rows: list[Embedding] = self.encode_texts(texts).tolist()
-        return rows
-
-    def _get_text_embedding(self, text: str) -> Embedding:
-        return self._get_text_embeddings([text])[0]
-
-    def _get_query_embedding(self, query: str) -> Embedding:
-        return self._get_text_embedding(query)
+            return features_array(model.get_image_features(**fed))
 
     def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
         rows: list[Embedding] = self.encode_images([_open(source) for source in img_file_paths]).tolist()
@@ -190,6 +123,10 @@ class _ClipEncoder(Encoder):
         self.dimension = clip.dimension
         self.fingerprint = fingerprint(self.payload, clip.weights_fingerprint)
 
+    def release(self) -> None:
+        """Free the memory of the model, which the encoder of the other side shares."""
+        self.clip.release()
+
 
 class ClipTextEncoder(_ClipEncoder):
     """The text side of CLIP as an encoder.
@@ -198,7 +135,7 @@ class ClipTextEncoder(_ClipEncoder):
         clip: the model; give the same one to `ClipImageEncoder`, and the weights are loaded once.
 
     Raises:
-        ModelError: the model's config can't be read, or it is no CLIP model.
+        ModelError: the model's config can't be read, or it is of no kind in `CLIP_FAMILY`.
     """
 
     payload: Payload = "text"
@@ -214,7 +151,7 @@ class ClipImageEncoder(_ClipEncoder):
         clip: the model; give the same one to `ClipTextEncoder`, and the weights are loaded once.
 
     Raises:
-        ModelError: the model's config can't be read, or it is no CLIP model.
+        ModelError: the model's config can't be read, or it is of no kind in `CLIP_FAMILY`.
     """
 
     payload: Payload = "image"
@@ -225,10 +162,3 @@ class ClipImageEncoder(_ClipEncoder):
 
 def _open(source: ImageType) -> Image.Image:
     return load_image(source.getvalue() if isinstance(source, BytesIO) else source)
-
-
-def _array(features: Any) -> NDArray[np.float32]:
-    """Vectors out of what ``get_*_features`` gives: a tensor, since transformers 5 an output that holds it."""
-    tensor = getattr(features, "pooler_output", features)
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
-    return array

@@ -7,11 +7,14 @@ conversion); to use it later without a network, save it once with ``save_pretrai
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.events import BaseEvent
 from numpy.typing import NDArray
 
 from llama_index_mm._optional import require
@@ -22,20 +25,117 @@ from llama_index_mm.media import digest_file
 __all__ = [
     "LOADING",
     "TOKENIZING",
+    "Batches",
+    "TextCutEvent",
+    "cut_tokens",
+    "free_memory",
     "load_config",
     "load_model",
     "load_processor",
     "model_error",
     "pad_tokens",
     "pick_device",
+    "report_cut",
     "weights_fingerprint",
 ]
 
 LOADING = threading.RLock()  # transformers changes torch's global state while it loads
 TOKENIZING = threading.Lock()  # a fast tokenizer can't be called by two threads at once
 
+_LOG = logging.getLogger(__name__)
+_EVENTS = get_dispatcher(__name__)
 _DECIDING = ("*.safetensors", "*.json", "*.txt", "*.model")  # the files that decide a vector
 _T = TypeVar("_T")
+
+
+class TextCutEvent(BaseEvent):
+    """Texts were longer than a model takes, and their ends were cut.
+
+    Attributes:
+        model: name of the model.
+        limit: most tokens that it takes.
+        cut: places, in the sequence of texts that was encoded, of those that were cut; in ascending order.
+        total: texts that were encoded.
+    """
+
+    model: str
+    limit: int
+    cut: list[int]
+    total: int
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name of the event in LlamaIndex's records."""
+        return "TextCutEvent"
+
+
+class Batches:
+    """Runs a model in batches, and in smaller ones once the accelerator's memory is full.
+
+    A batch that does not fit is halved and tried again. The size that fitted is kept for later runs, until `reset`.
+    """
+
+    def __init__(self) -> None:
+        self._most: int | None = None
+
+    def reset(self) -> None:
+        """Forget what did not fit."""
+        self._most = None
+
+    def run(self, items: Iterable[_T], size: int, forward: Callable[[list[_T]], NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        """Yield what ``forward`` gives for each batch, in the order of the items.
+
+        Args:
+            items: what is batched; taken as it is needed.
+            size: most items in a batch.
+            forward: takes a batch, gives an array with a row for each item.
+
+        Raises:
+            ModelError: one item alone does not fit into the memory.
+        """
+        waiting = iter(items)
+        batch: list[_T] = []
+        while True:
+            most = min(size, self._most or size)
+            batch += islice(waiting, max(0, most - len(batch)))
+            if not batch:
+                return
+            rows = self._try(batch[:most], forward)
+            if rows is not None:
+                batch = batch[most:]
+                yield rows
+                continue
+            free_memory()  # here, and not where the error is caught: its traceback holds the tensors
+            self._most = max(1, min(most, len(batch)) // 2)
+            _LOG.warning("The memory is full; going on with batches of %d.", self._most)
+
+    def _try(self, batch: list[_T], forward: Callable[[list[_T]], NDArray[Any]]) -> NDArray[Any] | None:
+        """Give the rows, or None if the memory is full."""
+        try:
+            return forward(batch)
+        except RuntimeError as error:
+            if not _memory_is_full(error):
+                raise
+            if len(batch) == 1:
+                raise ModelError(
+                    f"One item alone does not fit into the memory: {error} Take a smaller model, dtype='bfloat16' or "
+                    "device='cpu', or release other models."
+                ) from error
+            return None
+
+
+def free_memory() -> None:
+    """Give memory that torch keeps for reuse back to the accelerator."""
+    torch: Any = require("torch", extra="hub")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _memory_is_full(error: RuntimeError) -> bool:
+    torch: Any = require("torch", extra="hub")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "MPS backend out of memory" in str(error)
 
 
 def pick_device(device: str | None = None) -> str:
@@ -54,7 +154,7 @@ def load_config(model: str, *, revision: str | None = None, kinds: Iterable[str]
     Args:
         model: hub id, or path of a local folder.
         revision: branch, tag or commit on the hub; ``None`` stands for the main branch.
-        kinds: the ``model_type`` values that are taken; ``None`` takes all.
+        kinds: the ``model_type`` values that are taken, as a mapping with a hub id as example; ``None`` takes all.
 
     Raises:
         ModelError: the hub or folder can't be read, or the model is of another kind.
@@ -63,24 +163,27 @@ def load_config(model: str, *, revision: str | None = None, kinds: Iterable[str]
     transformers: Any = require("transformers", extra="hub")
     config = _from_pretrained(transformers.AutoConfig.from_pretrained, model, revision)
     if kinds is not None and config.model_type not in (taken := sorted(kinds)):
-        raise model_error(model, f"it is a {config.model_type!r} model, and one of {taken} is needed")
+        examples = kinds if isinstance(kinds, Mapping) else {}
+        known = ", ".join(repr(kind) + (f" (e.g. {examples[kind]})" if kind in examples else "") for kind in taken)
+        raise model_error(model, f"it is a {config.model_type!r} model, and one of these is needed: {known}")
     return config
 
 
-def load_processor(class_name: str, model: str, *, revision: str | None = None) -> Any:
+def load_processor(class_name: str, model: str, *, revision: str | None = None, **options: Any) -> Any:
     """Load a tokenizer, image processor or feature extractor.
 
     Args:
         class_name: name of the class in transformers, e.g. ``"AutoTokenizer"``.
         model: hub id, or path of a local folder.
         revision: branch, tag or commit on the hub.
+        options: further arguments of ``from_pretrained``.
 
     Raises:
         ModelError: the hub or folder can't be read.
         MissingExtraError: transformers is not installed.
     """
     transformers: Any = require("transformers", extra="hub")
-    return _from_pretrained(getattr(transformers, class_name).from_pretrained, model, revision)
+    return _from_pretrained(getattr(transformers, class_name).from_pretrained, model, revision, **options)
 
 
 def load_model(
@@ -155,11 +258,44 @@ def weights_fingerprint(model: str, revision: str | None, config: Any) -> str:
     return fingerprint(model, getattr(config, "_commit_hash", None) or revision or "main")
 
 
+def report_cut(cut: Sequence[int], total: int, limit: int, log: logging.Logger, model: str | None = None) -> None:
+    """Log one warning and send one `TextCutEvent` if texts were cut.
+
+    Args:
+        cut: places of the texts that were cut.
+        total: texts that were encoded.
+        limit: most tokens of a text.
+        log: where the warning goes.
+        model: name of the model for the event; the log's name if not given.
+    """
+    if cut:
+        log.warning(
+            "%d of %d texts are longer than the model's %d tokens; their ends were cut. Split them into shorter nodes.",
+            len(cut),
+            total,
+            limit,
+        )
+        _EVENTS.event(TextCutEvent(model=model or log.name, limit=limit, cut=list(cut), total=total))
+
+
+def cut_tokens(rows: Sequence[Sequence[int]], limit: int, log: logging.Logger, model: str | None = None) -> list[list[int]]:
+    """Cut rows of token ids to ``limit``, keeping each row's last token, and report it by `report_cut`.
+
+    Args:
+        rows: token ids with the special tokens.
+        limit: most tokens of a row, at least one.
+        log: where the warning goes.
+        model: name of the model for the event.
+    """
+    report_cut([place for place, row in enumerate(rows) if len(row) > limit], len(rows), limit, log, model)
+    return [[*row[: limit - 1], row[-1]] if len(row) > limit else list(row) for row in rows]
+
+
 def pad_tokens(rows: Sequence[Sequence[int]], limit: int, log: logging.Logger) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut rows of token ids to ``limit``, keeping each row's last token, and pad them to one length.
 
     The padding repeats the row's last token: its id is never above the row's own, which matters to models that look
-    for the largest id. One warning is logged if rows were cut.
+    for the largest id. If rows were cut, one warning is logged and one `TextCutEvent` sent.
 
     Args:
         rows: token ids with the special tokens; none is empty.
@@ -169,15 +305,7 @@ def pad_tokens(rows: Sequence[Sequence[int]], limit: int, log: logging.Logger) -
     Returns:
         Ids and mask (1 for a token, 0 for padding), both ``(rows, longest)`` int64.
     """
-    cut = sum(len(row) > limit for row in rows)
-    if cut:
-        log.warning(
-            "%d of %d texts are longer than the model's %d tokens; their ends were cut. Split them into shorter nodes.",
-            cut,
-            len(rows),
-            limit,
-        )
-    kept = [[*row[: limit - 1], row[-1]] if len(row) > limit else list(row) for row in rows]
+    kept = cut_tokens(rows, limit, log)
     longest = max(map(len, kept))
     ids = np.asarray([row + row[-1:] * (longest - len(row)) for row in kept], dtype=np.int64)
     mask = np.asarray([[1] * len(row) + [0] * (longest - len(row)) for row in kept], dtype=np.int64)

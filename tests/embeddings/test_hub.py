@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 import torch
 from transformers import BertConfig, BertModel
 
-from llama_index_mm.embeddings.hub import load_config, load_model, load_processor, pad_tokens, weights_fingerprint
+from llama_index_mm.embeddings.hub import Batches, load_config, load_model, load_processor, pad_tokens, weights_fingerprint
 from llama_index_mm.errors import ModelError
 
 
@@ -171,3 +171,37 @@ def test_pad_tokens(caplog):
     caplog.clear()
     pad_tokens([[1, 5, 6, 2]], 4, log)
     assert not caplog.records
+
+
+def test_batches_take_items_as_they_need_them_and_shrink_for_good():
+    taken, sizes = [], []
+
+    def items():
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    def forward(batch):
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return np.asarray(batch)
+
+    batches = Batches()
+    run = batches.run(items(), 8, forward)
+    assert next(run).tolist() == [0, 1]
+    assert taken == list(range(8))
+    assert np.concatenate(list(run)).tolist() == list(range(2, 10))
+    assert sizes == [8, 4, 2, 2, 2, 2, 2]
+    assert [rows.tolist() for rows in batches.run([1, 2, 3], 8, forward)] == [[1, 2], [3]]
+    batches.reset()
+    assert [rows.tolist() for rows in batches.run([1, 2, 3], 8, forward)] == [[1, 2, 3]]
+    assert list(batches.run([], 8, forward)) == []
+
+
+def test_one_item_beyond_the_memory():
+    def forward(batch):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)")
+
+    with pytest.raises(ModelError, match=r"18\.00 GB.*bfloat16"):
+        list(Batches().run([1, 2], 2, forward))

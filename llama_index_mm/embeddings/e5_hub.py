@@ -1,0 +1,161 @@
+"""Text in many languages by E5 models of full precision, from a hub or a local folder, by transformers.
+
+Wang et al., "Multilingual E5 Text Embeddings: A Technical Report", 2024, arXiv:2402.05672.
+"""
+
+import gc
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from llama_index.core.base.embeddings.base import Embedding
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from numpy.typing import NDArray
+
+from llama_index_mm._optional import require
+from llama_index_mm.embeddings import hub
+from llama_index_mm.embeddings.base import fingerprint, unit
+from llama_index_mm.embeddings.threaded import ThreadedEmbedding
+
+__all__ = ["E5Embedding"]
+
+_LOG = logging.getLogger(__name__)
+_CLASSES = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}  # by model type; small and English ones are BERT
+_LIMIT = 512  # tokens
+
+
+class _Parts(NamedTuple):
+    """A loaded model with what feeds it."""
+
+    model: Any
+    tokenizer: Any
+
+
+class E5Embedding(ThreadedEmbedding):
+    """Text to the mean of E5's last hidden states, of unit length; queries and passages are told apart.
+
+    Nothing is loaded before the first vector is asked for. Safe to use from several threads. Texts longer than 512 tokens
+    are cut, with one logged warning and one event for each batch. Where a batch does not fit into the memory of the GPU,
+    smaller ones are taken.
+
+    Args:
+        model_name: hub id of an E5 model, or path of a local folder.
+        revision: branch, tag or commit on the hub.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``; the best there is if not given.
+        dtype: name of the torch dtype to compute in; vectors are float32 anyway.
+        embed_batch_size: texts that go through the model at once.
+
+    Raises:
+        ModelError: at first use, if the model can't be loaded or is of another kind.
+        MissingExtraError: at first use, if torch or transformers is not installed.
+    """
+
+    model_name: str = Field(default="intfloat/multilingual-e5-base", description="Hub id, or path of a local folder.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    device: str | None = Field(default=None, description="'cpu', 'cuda' or 'mps'; the best there is if not given.")
+    dtype: str = Field(default="float32", description="Name of the torch dtype to compute in.")
+    embed_batch_size: int = Field(default=16, description="Texts that go through the model at once.", gt=0, le=2048)
+
+    _config: Any = PrivateAttr(default=None)
+    _parts: _Parts | None = PrivateAttr(default=None)
+    _weights_fingerprint: str | None = PrivateAttr(default=None)
+    _batches: hub.Batches = PrivateAttr(default_factory=hub.Batches)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name of the class in LlamaIndex's records."""
+        return "E5Embedding"
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector. Reads the config, not the weights."""
+        return int(self._load_config().hidden_size)
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """Digest of weights, tokenizer and dtype: 16 hexadecimal digits. Reads the files of a local folder."""
+        config = self._load_config()
+        with hub.LOADING:
+            if self._weights_fingerprint is None:
+                weights = hub.weights_fingerprint(self.model_name, self.revision, config)
+                self._weights_fingerprint = fingerprint("e5", weights, self.dtype)
+            return self._weights_fingerprint
+
+    def release(self) -> None:
+        """Give the memory of the model back; the next vector that is asked for loads it again."""
+        with hub.LOADING:
+            loaded, self._parts = self._parts, None
+            self._batches.reset()
+        if loaded is not None:
+            del loaded
+            gc.collect()  # modules refer to one another in circles
+            hub.free_memory()
+
+    def _load_config(self) -> Any:
+        with hub.LOADING:
+            if self._config is None:
+                self._config = hub.load_config(self.model_name, revision=self.revision, kinds=_CLASSES)
+            return self._config
+
+    def _load(self) -> _Parts:
+        parts = self._parts
+        if parts is None:
+            config = self._load_config()
+            with hub.LOADING:
+                parts = self._parts or self._read(config)
+                self._parts = parts
+        return parts
+
+    def _read(self, config: Any) -> _Parts:
+        tokenizer = hub.load_processor("AutoTokenizer", self.model_name, revision=self.revision)
+        known, words = len(tokenizer), config.vocab_size
+        if not words // 2 < known <= words:  # without its files transformers makes an empty tokenizer
+            raise hub.model_error(self.model_name, f"its tokenizer knows {known} tokens, and its weights {words}")
+        model = hub.load_model(
+            self.model_name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            class_name=_CLASSES[config.model_type],
+            config=config,
+            add_pooling_layer=False,
+        )
+        return _Parts(model, tokenizer)
+
+    def _run(self, texts: list[str], *, query: bool) -> list[Embedding]:
+        model, tokenizer = self._load()
+        prefix = "query: " if query else "passage: "
+        with hub.TOKENIZING:
+            rows = tokenizer([prefix + text for text in texts], verbose=False)["input_ids"]
+        kept = hub.cut_tokens(rows, _most_tokens(model.config), _LOG, self.model_name)
+        parts = self._batches.run(kept, self.embed_batch_size, self._means)
+        vectors: list[Embedding] = unit(np.concatenate(list(parts))).tolist()
+        return vectors
+
+    def _means(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Mean of the last hidden states of each row of tokens, ``(n, dimension)``."""
+        torch: Any = require("torch", extra="hub")
+        model, _ = self._load()
+        padded = hub.pad_tokens(rows, max(map(len, rows)), _LOG)
+        ids, mask = (torch.from_numpy(array).to(model.device) for array in padded)
+        with torch.inference_mode():
+            states = model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            tokens = mask.unsqueeze(-1)
+            means: NDArray[np.float32] = ((states * tokens).sum(1) / tokens.sum(1)).cpu().numpy()
+        return means
+
+    def _get_query_embedding(self, query: str) -> Embedding:
+        return self._run([query], query=True)[0]
+
+    def _get_text_embedding(self, text: str) -> Embedding:
+        return self._run([text], query=False)[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
+        return self._run(texts, query=False)
+
+
+def _most_tokens(config: Any) -> int:
+    """Tokens that the model has positions for; RoBERTa's first ones stand for padding."""
+    unused = config.pad_token_id + 1 if config.model_type == "xlm-roberta" else 0
+    return int(min(_LIMIT, config.max_position_embeddings - unused))
