@@ -9,7 +9,7 @@ from PIL import Image
 
 from llama_index_mm.embeddings.base import Payload
 from llama_index_mm.errors import EncodeError
-from llama_index_mm.media import LIMITS, MediaLimits, Waveform, load_audio, load_image, split_sheet
+from llama_index_mm.media import LIMITS, MediaLimits, Waveform, load_audio, load_image, load_mesh, split_sheet
 from llama_index_mm.media.decode import Content, RenderedMesh, decode_file
 from llama_index_mm.media.image import PICTURE_SIDE, Picture
 from llama_index_mm.nodes import AudioMedia, MediaNode, MeshMedia
@@ -64,7 +64,7 @@ class Loaded:
         """What an encoder of this payload takes of a node.
 
         Returns:
-            str, PIL image, `Waveform`, or list of PIL images.
+            str, PIL image, `Waveform`, list of PIL images, or `Mesh`.
 
         Raises:
             DecodeError: the node's file can't be decoded.
@@ -81,6 +81,8 @@ class Loaded:
             if node.digest not in self._contents and node.views is not None and node.views.is_file():
                 return split_sheet(load_image(node.views))
             return self.mesh(node).views
+        if payload == "mesh" and isinstance(node, MeshMedia):
+            return self.mesh(node).mesh
         if payload == "image" and isinstance(node, MediaNode):
             return self.picture(node).image
         raise EncodeError(f"Node {node.node_id} ({type(node).__name__}) has no {payload} to encode.")
@@ -106,4 +108,6 @@ def file_payload(path: Path | str, payload: Payload) -> Any:
         rendered: Any = decode_file(path, "mesh")
         views: list[Image.Image] = list(rendered.views)
         return views
+    if payload == "mesh":
+        return load_mesh(path)
     return Path(path).read_text(encoding="utf-8")

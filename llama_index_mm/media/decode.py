@@ -14,7 +14,7 @@ from llama_index_mm.media.audio import Waveform, load_audio
 from llama_index_mm.media.files import Modality
 from llama_index_mm.media.image import PICTURE_SIDE, Picture, image_bytes, load_picture
 from llama_index_mm.media.limits import LIMITS, MediaLimits
-from llama_index_mm.media.mesh import MeshFacts, load_mesh
+from llama_index_mm.media.mesh import Mesh, MeshFacts, load_mesh
 from llama_index_mm.media.pages import Page, read_pages
 from llama_index_mm.media.views import contact_sheet, render_views
 
@@ -23,14 +23,16 @@ __all__ = ["Content", "Pages", "RenderedMesh", "decode_file", "pack", "unpack"]
 
 @dataclass(frozen=True)
 class RenderedMesh:
-    """A mesh as it is seen.
+    """A mesh, and how it is seen.
 
     Attributes:
+        mesh: vertices and faces.
         facts: counts and measures.
         views: six RGB pictures, as `render_views` gives them.
         sheet: the six views in one picture, as PNG.
     """
 
+    mesh: Mesh
     facts: MeshFacts
     views: Sequence[Image.Image]
     sheet: bytes
@@ -69,7 +71,7 @@ def decode_file(path: Path | str, modality: Modality, limits: MediaLimits = LIMI
         return Pages(tuple(read_pages(Path(path), limits=limits)))
     mesh = load_mesh(path, limits=limits)
     views = render_views(mesh)
-    return RenderedMesh(mesh.facts(), views, image_bytes(contact_sheet(views).convert("L"), kind="PNG"))
+    return RenderedMesh(mesh, mesh.facts(), views, image_bytes(contact_sheet(views).convert("L"), kind="PNG"))
 
 
 def pack(content: Content) -> tuple[dict[str, Any], list[bytes | memoryview]]:
@@ -84,7 +86,10 @@ def pack(content: Content) -> tuple[dict[str, Any], list[bytes | memoryview]]:
         texts = json.dumps([asdict(page) for page in content.pages]).encode()
         return {"kind": "pages"}, [texts]
     sizes, views = zip(*map(_pixels, content.views), strict=True)
-    return {"kind": "mesh", "facts": asdict(content.facts), "sizes": sizes}, [content.sheet, *views]
+    vertices = np.ascontiguousarray(content.mesh.vertices, dtype=np.float32)
+    faces = np.ascontiguousarray(content.mesh.faces, dtype=np.int32)  # limits leave no mesh with more vertices than that holds
+    geometry = [vertices.data.cast("B"), faces.data.cast("B")]
+    return {"kind": "mesh", "facts": asdict(content.facts), "sizes": sizes}, [content.sheet, *geometry, *views]
 
 
 def unpack(head: dict[str, Any], blobs: Sequence[bytes | bytearray]) -> Content:
@@ -99,8 +104,10 @@ def unpack(head: dict[str, Any], blobs: Sequence[bytes | bytearray]) -> Content:
     if kind != "mesh":
         raise DecodeError(f"Expected decoded content of a kind that is known, got {kind!r}.")
     facts = MeshFacts(**{**head["facts"], "size": tuple(head["facts"]["size"])})
-    views = [_image(size, blob) for size, blob in zip(head["sizes"], blobs[1:], strict=True)]
-    return RenderedMesh(facts, views, bytes(blobs[0]))
+    vertices = np.frombuffer(blobs[1], dtype=np.float32).reshape(-1, 3)
+    faces = np.frombuffer(blobs[2], dtype=np.int32).reshape(-1, 3).astype(np.int64)
+    views = [_image(size, blob) for size, blob in zip(head["sizes"], blobs[3:], strict=True)]
+    return RenderedMesh(Mesh(vertices, faces), facts, views, bytes(blobs[0]))
 
 
 def _pixels(image: Image.Image) -> tuple[tuple[int, int], bytes]:

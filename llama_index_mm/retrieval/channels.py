@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, Vectors
+from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, Payload, Vectors
 from llama_index_mm.embeddings.payloads import file_payload
 from llama_index_mm.errors import QueryError
 from llama_index_mm.media import MODALITIES, Modality, Waveform
@@ -59,15 +59,18 @@ def plan(
         QueryError: no space can be asked with any part for any of the modalities.
         DecodeError: a file of the query can't be decoded.
     """
-    asked: dict[str, tuple[Modality, object]] = {}
-    for part, value in parts.items():
-        payload = value if part == "text" else file_payload(value, "views" if part == "mesh" else part)
-        asked[part] = (part, payload)
-        if part == "audio" and hear is not None and isinstance(payload, Waveform) and (words := hear(payload)):
-            asked["speech"] = ("text", words)
-    targets = list(modalities) or (list(MODALITIES) if "text" in parts else list(dict.fromkeys(of for of, _ in asked.values())))
+    asked: dict[str, Modality] = {part: part for part in parts}
+    payloads: dict[tuple[str, Payload], object] = {}
+    if "text" in parts:
+        payloads["text", "text"] = parts["text"]
+    if "audio" in parts:
+        payloads["audio", "audio"] = sound = file_payload(parts["audio"], "audio")
+        if hear is not None and isinstance(sound, Waveform) and (words := hear(sound)):
+            asked["speech"] = "text"
+            payloads["speech", "text"] = words
+    targets = list(modalities) or (list(MODALITIES) if "text" in parts else list(dict.fromkeys(asked.values())))
     channels: list[Channel] = []
-    for name, (modality_asked, payload) in asked.items():
+    for name, modality_asked in asked.items():
         for space in spaces:
             encoder = space.query_encoder(modality_asked)
             if name == "audio" and space.speech_only and "speech" not in asked:
@@ -81,7 +84,9 @@ def plan(
             ]
             if encoder is None or not wanted:
                 continue
-            vector = _encode_one(encoder, payload)
+            if (name, encoder.payload) not in payloads:  # a mesh may be asked with its views and with its geometry
+                payloads[name, encoder.payload] = file_payload(parts[modality_asked], encoder.payload)
+            vector = _encode_one(encoder, payloads[name, encoder.payload])
             channels += [
                 Channel(name, modality_asked, space, target, vector, weight(name, space.name, target)) for target in wanted
             ]
