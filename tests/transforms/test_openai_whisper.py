@@ -11,7 +11,7 @@ import torch
 from llama_index_mm.errors import EncodeError, ModelError
 from llama_index_mm.media import SAMPLE_RATE, Waveform
 from llama_index_mm.transforms.openai_whisper import OpenAIWhisperTranscriber
-from llama_index_mm.transforms.transcript import Segment, Transcriber
+from llama_index_mm.transforms.transcript import FIRST_WORDS, Decoding, Segment, Transcriber, Word
 
 whisper: Any = pytest.importorskip("whisper")
 
@@ -125,6 +125,35 @@ def test_never_translates_and_says_the_language(transcriber, monkeypatch):
     assert spy.options["fp16"] is False
 
 
+def test_greedy_unless_told_otherwise(transcriber, tiny, monkeypatch):
+    spy = Spy()
+    monkeypatch.setattr(whisper.model.Whisper, "transcribe", staticmethod(spy))
+    transcriber.transcribe(noise(1), language="en")
+    asked = ("beam_size", "best_of", "temperature", "word_timestamps", "initial_prompt")
+    assert [spy.options[name] for name in asked] == [None, None, (0.0,), False, None]
+    told = OpenAIWhisperTranscriber(tiny, device="cpu", decoding=Decoding(beam_size=3, samples=2, word_times=True))
+    told.transcribe(noise(1), language="zh")
+    assert [spy.options[name] for name in asked] == [3, 2, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), True, FIRST_WORDS["zh"]]
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # NumPy about the package's sorting of tensors
+def test_beams_and_samples_run(tiny):
+    told = OpenAIWhisperTranscriber(tiny, device="cpu", decoding=Decoding(beam_size=2, samples=2))
+    assert told.transcribe(noise(2), language="de").language == "de"
+
+
+def test_words_have_their_own_seconds(transcriber, monkeypatch):
+    words = [
+        {"word": " two", "start": 1.0, "end": 1.5, "probability": 0.5},
+        {"word": " words", "start": 1.5, "end": 2.5, "probability": 0.25},
+    ]
+    monkeypatch.setattr(
+        whisper.model.Whisper, "transcribe", staticmethod(Spy({**heard(" two words", 0.1, -0.2), "words": words}))
+    )
+    (segment,) = transcriber.transcribe(noise(1), language="en").segments
+    assert segment == Segment(1.0, 2.5, "two words", (Word(1.0, 1.5, "two", 0.5), Word(1.5, 2.5, "words", 0.25)))
+
+
 def test_segments_without_speech_are_dropped(transcriber, monkeypatch):
     spy = Spy(
         heard(" kept ", 0.1, -0.2),
@@ -163,6 +192,7 @@ def test_fingerprint_follows_the_content(tiny, tmp_path):
     assert OpenAIWhisperTranscriber(str(moved)).fingerprint == known
     assert OpenAIWhisperTranscriber(save_whisper(tmp_path / "en.pt", multilingual=False)).fingerprint != known
     assert OpenAIWhisperTranscriber("base").fingerprint != OpenAIWhisperTranscriber("tiny").fingerprint
+    assert OpenAIWhisperTranscriber(tiny, decoding=Decoding(beam_size=2, samples=0)).fingerprint != known
 
 
 def test_missing_file(tmp_path):

@@ -1,0 +1,50 @@
+"""``llama-index-mm presets``: what can be chosen, and what each choice can find."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llama_index_mm.presets import PRESETS, PresetFacts, preset_facts
+
+__all__ = ["presets"]
+
+
+def presets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
+    """List the presets: spaces, size and licences of the weights, languages, and what each kind of query can find."""
+    every = [preset_facts(name) for name in PRESETS]
+    if as_json:
+        sys.stdout.write(json.dumps([_as_dict(facts) for facts in every], ensure_ascii=False, indent=2) + "\n")
+    else:
+        _show(every)
+
+
+def _as_dict(facts: PresetFacts) -> dict[str, Any]:
+    return {**asdict(facts), "megabytes": facts.megabytes, "licences": facts.licences}
+
+
+def _show(every: list[PresetFacts]) -> None:
+    out = Console(highlight=False)
+    for facts in every:
+        needs = escape(f"'llama-index-mm[{','.join(facts.extras)}]'")
+        size = f"{facts.megabytes / 1000:.1f} GB from {'PyPI' if facts.origin == 'PyPI' else 'a hub'}"
+        out.print(f"[bold]{escape(facts.name)}[/bold]  {escape(facts.does)}")
+        out.print(f"  [dim]{size}, {', '.join(facts.licences)}; pip install {needs}[/dim]")
+        out.print(f"  [dim]languages[/dim] {escape(facts.languages)}")
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for space, holds in facts.spaces.items():
+            table.add_row(f"space {escape(space)}", escape(holds))
+        for asked, found in facts.finds.items():
+            table.add_row(f"{asked} finds", escape(found))
+        for model in facts.models:
+            told = f"{model.source}, {model.megabytes} MB, {model.licence}" + (f"; {model.note}" if model.note else "")
+            table.add_row(escape(model.does), escape(told))
+        out.print(table)
+        out.print()
