@@ -23,7 +23,7 @@ CLIP = PresetFacts(
             "openai/clip-vit-base-patch32",
             "MIT",
             605,
-            "its card asks for tests of its own before it is deployed",
+            "its card calls deployment without tests for the use at hand out of scope",
         ),
         ModelFacts("sound", "facebook/wav2vec2-base", "Apache-2.0", 380, "trained on English speech"),
         ModelFacts("transcripts", "openai-whisper base", "MIT", 145),
