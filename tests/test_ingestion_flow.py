@@ -275,11 +275,21 @@ def test_a_broken_file_takes_no_good_one_of_the_same_content_along(index, make, 
 
 # -- stops, and long runs ----------------------------------------------------------------------------------------------
 
+# Encodes slowly, so that there is something to stop.
 STOPPED = """
-import sys
+import sys, time
 from llama_index_mm.index import MultiModalIndex
-from llama_index_mm.testing import tiny_preset
+from llama_index_mm.testing import HashingEncoder, tiny_preset
 
+encode = HashingEncoder.encode
+
+
+def slowly(self, items, **options):
+    time.sleep(0.02 * len(items))
+    return encode(self, items, **options)
+
+
+HashingEncoder.encode = slowly
 try:
     with MultiModalIndex.open(sys.argv[1], preset=tiny_preset(), create=True) as index:
         print("opened", flush=True)
