@@ -166,10 +166,12 @@ def _store(
             contents[digest] = one.result() if isinstance(one, Decoding) else one
         except MediaError as error:
             errors[digest] = error
-    good = [node for node in nodes if not (isinstance(node, MediaNode) and node.digest in errors)]
-    report.problems += [
-        _problem(node, errors[node.digest]) for node in nodes if node not in good and isinstance(node, MediaNode)
-    ]
+    good = []
+    for node in nodes:
+        if isinstance(node, MediaNode) and node.digest in errors:
+            report.problems.append(_problem(node, errors[node.digest]))
+        else:
+            good.append(node)
     records = _encode(good, space, Loaded(contents, limits), report)
     store.add([Record(record.node, {name: record.vectors[space.name]}) for record in records])
     return len(records)
