@@ -1,5 +1,10 @@
 """Files, damaged."""
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -50,3 +55,20 @@ def fuzz(check, seeds, seconds, folder):
             (Path(folder) / f"{type(error).__name__}-{sum(counts.values())}").write_bytes(data)
         slowest = max(slowest, time.monotonic() - began)
     return {**counts, "slowest": slowest}
+
+
+def run_child(file, entry, seconds, hang, capsys):
+    """Run a test file as a program that fuzzes one entry, so that a crash is seen as one; give what it counted."""
+    folder = tempfile.mkdtemp(prefix=f"fuzz-{entry}-")
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", file, entry, str(seconds), folder],
+        capture_output=True,
+        text=True,
+        timeout=seconds + hang + 60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.returncode == 0, f"died of {folder}/at-hand: {child.stderr[-1000:]}"
+    told = json.loads(child.stdout)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{entry}: {told} in {folder}\n")
+    return told

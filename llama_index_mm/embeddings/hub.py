@@ -32,6 +32,7 @@ __all__ = [
     "load_config",
     "load_model",
     "load_processor",
+    "load_tokenizer",
     "model_error",
     "pad_tokens",
     "pick_device",
@@ -184,6 +185,25 @@ def load_processor(class_name: str, model: str, *, revision: str | None = None, 
     """
     transformers: Any = require("transformers", extra="hub")
     return _from_pretrained(getattr(transformers, class_name).from_pretrained, model, revision, **options)
+
+
+def load_tokenizer(model: str, *, revision: str | None = None, words: int) -> Any:
+    """Load a tokenizer, and check that it is the one of the weights.
+
+    Args:
+        model: hub id, or path of a local folder.
+        revision: branch, tag or commit on the hub.
+        words: how many tokens the weights know.
+
+    Raises:
+        ModelError: the hub or folder can't be read, or the tokenizer knows more tokens than the weights, or far fewer.
+        MissingExtraError: transformers is not installed.
+    """
+    tokenizer = load_processor("AutoTokenizer", model, revision=revision)
+    known = len(tokenizer)
+    if not words // 2 < known <= words:  # without its files transformers makes an empty tokenizer
+        raise model_error(model, f"its tokenizer knows {known} tokens, and its weights {words}")
+    return tokenizer
 
 
 def load_model(

@@ -127,10 +127,7 @@ class TowersEmbedding(ThreadedEmbedding):
         return parts
 
     def _read(self, config: Any) -> Parts:
-        tokenizer = hub.load_processor("AutoTokenizer", self.model_name, revision=self.revision)
-        known, words = len(tokenizer), config.text_config.vocab_size
-        if not words // 2 < known <= words:  # without its files transformers makes an empty tokenizer
-            raise hub.model_error(self.model_name, f"its tokenizer knows {known} tokens, and its weights {words}")
+        tokenizer = hub.load_tokenizer(self.model_name, revision=self.revision, words=config.text_config.vocab_size)
         processor = self._load_media_processor()
         model = hub.load_model(self.model_name, revision=self.revision, device=self.device, dtype=self.dtype, config=config)
         return Parts(model, tokenizer, processor)

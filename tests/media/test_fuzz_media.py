@@ -8,14 +8,12 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from functools import cache, partial
 
 import numpy as np
 import pytest
-from fuzzing import damage, fuzz
+from fuzzing import damage, fuzz, run_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -154,18 +152,7 @@ def test_damaged_files(entry, data):
 @pytest.mark.skipif(not FUZZ_SECONDS, reason="set LLAMA_INDEX_MM_FUZZ_SECONDS to run for that many seconds")
 @pytest.mark.parametrize("entry", sorted(LOAD))
 def test_fuzz(entry, capsys):
-    folder = tempfile.mkdtemp(prefix=f"fuzz-{entry}-")
-    child = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, entry, str(FUZZ_SECONDS), folder],
-        capture_output=True,
-        text=True,
-        timeout=FUZZ_SECONDS + HANG + 60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert child.returncode == 0, f"died of {folder}/at-hand: {child.stderr[-1000:]}"
-    told = json.loads(child.stdout)
-    with capsys.disabled():
-        sys.stdout.write(f"\n{entry}: {told} in {folder}\n")
+    told = run_child(__file__, entry, FUZZ_SECONDS, HANG, capsys)
     assert set(told) <= {"decoded", "refused", "slowest"}
     assert told["slowest"] < HANG
 

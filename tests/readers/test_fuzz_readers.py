@@ -6,7 +6,6 @@ A few examples always run. ``LLAMA_INDEX_MM_FUZZ_SECONDS=90`` runs each entry fo
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -14,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from fuzzing import damage, fuzz
+from fuzzing import damage, fuzz, run_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -132,18 +131,7 @@ def test_damaged_files(entry, data):
 @pytest.mark.skipif(not FUZZ_SECONDS, reason="set LLAMA_INDEX_MM_FUZZ_SECONDS to run for that many seconds")
 @pytest.mark.parametrize("entry", sorted(SEEDS))
 def test_fuzz(entry, capsys):
-    folder = tempfile.mkdtemp(prefix=f"fuzz-{entry}-")
-    child = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, entry, str(FUZZ_SECONDS), folder],
-        capture_output=True,
-        text=True,
-        timeout=FUZZ_SECONDS + HANG + 60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert child.returncode == 0, f"died of {folder}/at-hand: {child.stderr[-1000:]}"
-    told = json.loads(child.stdout)
-    with capsys.disabled():
-        sys.stdout.write(f"\n{entry}: {told} in {folder}\n")
+    told = run_child(__file__, entry, FUZZ_SECONDS, HANG, capsys)
     assert set(told) <= {"read", "read in part", "refused", "slowest"}
     assert told["slowest"] < HANG
 
