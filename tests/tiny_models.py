@@ -1,8 +1,11 @@
 """Models of the sizes of a toy with random weights, saved as a hub would hold them. Needs transformers."""
 
+import io
 import json
+import tempfile
 from pathlib import Path
 
+import sentencepiece
 import tokenizers
 import torch
 import transformers
@@ -83,7 +86,7 @@ def save_clip_kin(folder: Path, kind: str, *, seed: int = 0) -> Path:
     """A tiny model of the CLIP family with random weights, with its own kind of tokenizer and image processor.
 
     Texts may have LIMIT tokens, and the vectors DIMENSION numbers. ``"siglip2-fixed"`` is SigLIP 2 of one resolution, which
-    has the type of SigLIP and the tokenizer of Gemma.
+    has the type of SigLIP and the tokenizer of Gemma; ``"siglip-pieces"`` is SigLIP with its own, by sentencepiece.
     """
     towers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     picture = {**towers, "image_size": 32, "patch_size": 8}
@@ -119,7 +122,7 @@ def save_clip_kin(folder: Path, kind: str, *, seed: int = 0) -> Path:
         model, processor = transformers.MetaClip2Model, transformers.CLIPImageProcessorPil(**cropped)
     else:
         kinds = {"siglip": "TokenizersBackend", "siglip2-fixed": "GemmaTokenizer", "siglip2": "Siglip2Tokenizer"}
-        tokenizer = _gemma(kinds[kind], lengths)
+        tokenizer = _siglip(lengths) if kind == "siglip-pieces" else _gemma(kinds[kind], lengths)
         text = {**towers, "vocab_size": len(tokenizer), "max_position_embeddings": LIMIT, "projection_size": DIMENSION}
         text |= {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
         picture["hidden_size"] = DIMENSION
@@ -192,6 +195,27 @@ def _save_random(kind: type, config, folder: Path, seed: int, spread: float = 0.
 
 def _numbered(words: list[str]) -> dict[str, int]:
     return {word: number for number, word in enumerate(dict.fromkeys(words))}
+
+
+def _siglip(lengths: dict[str, int]):
+    """SigLIP's own tokenizer, over pieces of a few sentences."""
+    model = io.BytesIO()
+    lines = ["a cat and a dog sit by the sea", "the red sofa in the room", "photo of a small dog", "two cats on the mat"] * 4
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "spiece.model"
+        file.write_bytes(model.getvalue())
+        return transformers.SiglipTokenizer(str(file), **lengths)
 
 
 def _xlm_roberta(lengths: dict[str, int]):

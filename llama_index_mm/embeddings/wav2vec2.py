@@ -4,6 +4,7 @@ Baevski et al., "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
 arXiv:2006.11477. Hsu et al., "HuBERT", 2021, arXiv:2106.07447. Chen et al., "WavLM", 2022, arXiv:2110.13900.
 """
 
+import gc
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,15 @@ from numpy.typing import NDArray
 
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings.base import Encoder, Payload, fingerprint
-from llama_index_mm.embeddings.hub import LOADING, load_config, load_model, load_processor, weights_fingerprint
+from llama_index_mm.embeddings.hub import (
+    LOADING,
+    Batches,
+    free_memory,
+    load_config,
+    load_model,
+    load_processor,
+    weights_fingerprint,
+)
 from llama_index_mm.errors import EncodeError, ModelError
 from llama_index_mm.media import SAMPLE_RATE, Waveform
 
@@ -47,7 +56,7 @@ class Wav2Vec2Encoder(Encoder):
         revision: branch, tag or commit on the hub.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``; the best there is if not given.
         dtype: name of the torch dtype to compute in.
-        batch_size: windows that go through the model at once.
+        batch_size: windows that go through the model at once; halved where the accelerator's memory is too small for them.
 
     Raises:
         ModelError: the config can't be read or is of another kind of model; at first use, the weights can't be loaded.
@@ -78,6 +87,17 @@ class Wav2Vec2Encoder(Encoder):
         )
         self._shortest = _receptive_field(config.conv_kernel, config.conv_stride)
         self._parts: _Parts | None = None
+        self._batches = Batches()
+
+    def release(self) -> None:
+        """Give the memory of the model back; the next vector that is asked for loads it again."""
+        with LOADING:
+            loaded, self._parts = self._parts, None
+            self._batches.reset()
+        if loaded is not None:
+            del loaded
+            gc.collect()  # modules refer to one another in circles
+            free_memory()
 
     def _encode(self, items: Sequence[Waveform], *, query: bool) -> NDArray[np.float64]:
         windows: list[NDArray[np.float32]] = []
@@ -99,9 +119,8 @@ class Wav2Vec2Encoder(Encoder):
             by_length[len(samples)].append(number)
         means = np.empty((len(windows), self.dimension))
         for numbers in by_length.values():
-            for at in range(0, len(numbers), self.batch_size):
-                batch = numbers[at : at + self.batch_size]
-                means[batch] = self._forward([windows[number] for number in batch])
+            alike = (windows[number] for number in numbers)
+            means[numbers] = np.concatenate(list(self._batches.run(alike, self.batch_size, self._forward)))
         return means
 
     def _forward(self, windows: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -115,20 +134,22 @@ class Wav2Vec2Encoder(Encoder):
         return means
 
     def _load(self) -> _Parts:
-        if self._parts is None:
+        parts = self._parts
+        if parts is None:
             with LOADING:
-                if self._parts is None:
-                    extractor = load_processor("AutoFeatureExtractor", self.model_name, revision=self.revision)
-                    if extractor.sampling_rate != SAMPLE_RATE:
-                        raise ModelError(
-                            f"{self.model_name} takes {extractor.sampling_rate} samples a second; {SAMPLE_RATE} are "
-                            "needed. Take a model of speech at 16 kHz."
-                        )
-                    model = load_model(
-                        self.model_name, revision=self.revision, device=self.device, dtype=self.dtype, unused=_UNUSED
-                    )
-                    self._parts = _Parts(model, extractor)
-        return self._parts
+                parts = self._parts or self._read()
+                self._parts = parts
+        return parts
+
+    def _read(self) -> _Parts:
+        extractor = load_processor("AutoFeatureExtractor", self.model_name, revision=self.revision)
+        if extractor.sampling_rate != SAMPLE_RATE:
+            raise ModelError(
+                f"{self.model_name} takes {extractor.sampling_rate} samples a second; {SAMPLE_RATE} are needed. Take a model "
+                "of speech at 16 kHz."
+            )
+        model = load_model(self.model_name, revision=self.revision, device=self.device, dtype=self.dtype, unused=_UNUSED)
+        return _Parts(model, extractor)
 
 
 def _windows(sound: Waveform) -> list[NDArray[np.float32]]:

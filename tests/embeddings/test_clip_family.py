@@ -20,8 +20,8 @@ from llama_index_mm.embeddings.hub import TextCutEvent
 from llama_index_mm.embeddings.labels import PICTURE_PROMPTS, label_prompts
 from llama_index_mm.errors import EncodeError, ModelError
 
-KINDS = ["altclip", "chinese_clip", "metaclip_2", "siglip", "siglip2", "siglip2-fixed"]
-FILLED = {"siglip", "siglip2", "siglip2-fixed"}
+KINDS = ["altclip", "chinese_clip", "metaclip_2", "siglip", "siglip-pieces", "siglip2", "siglip2-fixed"]
+FILLED = {"siglip", "siglip-pieces", "siglip2", "siglip2-fixed"}
 TEXTS = ["cat", "", "a cat the sofa", "dog " * 40, "a", "dog dog cat", "the sea " * 9, "猫", "cat"]
 
 
@@ -153,7 +153,7 @@ def test_siglip_2_reads_small_letters(kind, folder):
 
 
 def test_every_kind_is_in_the_table():
-    assert {"clip", *(kind.removesuffix("-fixed") for kind in KINDS)} == set(CLIP_FAMILY)
+    assert {"clip", *(kind.removesuffix("-fixed").removesuffix("-pieces") for kind in KINDS)} == set(CLIP_FAMILY)
 
 
 def test_another_kind_is_refused_with_the_table(tmp_path):

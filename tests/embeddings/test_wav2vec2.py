@@ -1,4 +1,5 @@
 import json
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,6 +132,34 @@ def test_in_a_space(group):
     assert encoder.encode([]).shape == (0, 16)
     assert encoder.fingerprint == Wav2Vec2Encoder(str(group)).fingerprint
     assert encoder.fingerprint != Wav2Vec2Encoder(str(group), dtype="bfloat16").fingerprint
+
+
+def test_released_and_loaded_again(group):
+    items = sounds(8000, 4000)
+    encoder = Wav2Vec2Encoder(str(group), device="cpu")
+    encoder.release()  # nothing to free yet
+    first = encoder.encode(items)
+    model = weakref.ref(encoder._load().model)
+    EmbeddingSpace("sound", {"audio": encoder}).release()
+    assert model() is None
+    np.testing.assert_array_equal(encoder.encode(items), first)
+
+
+def test_full_memory_halves_the_batch(group, monkeypatch):
+    items = sounds(*[4000] * 7)
+    wanted = Wav2Vec2Encoder(str(group), device="cpu").encode(items)
+    encoder = Wav2Vec2Encoder(str(group), device="cpu", batch_size=5)
+    sizes, forward = [], encoder._forward
+
+    def small(windows):
+        sizes.append(len(windows))
+        if len(windows) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return forward(windows)
+
+    monkeypatch.setattr(encoder, "_forward", small)
+    np.testing.assert_allclose(encoder.encode(items), wanted, atol=1e-5)
+    assert sizes == [5, 2, 2, 1, 2]
 
 
 def test_many_threads(group):
