@@ -2,11 +2,12 @@
 
 import asyncio
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core import Settings
+from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms.llm import LLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode, TransformComponent
@@ -283,15 +284,31 @@ class MultiModalIndex:
         filters: MetadataFilters | None = None,
         fusion: Fusion = "convex",
         weights: Weights | None = None,
+        at_least: Mapping[str, int] | None = None,
+        at_most: Mapping[str, int] | None = None,
+        similarity_cutoff: float | None = None,
+        collapse: Literal["document"] | None = None,
+        expand: int | None = None,
+        diversity: float = 0.0,
+        retrievers: Mapping[str, BaseRetriever] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> FusionRetriever:
-        """Make a retriever over all spaces.
+        """Make a retriever over all spaces; `FusionRetriever` tells more of each option.
 
         Args:
             similarity_top_k: how many nodes it gives.
             modalities: what to look for; empty for everything.
             filters: metadata filters.
-            fusion: ``"convex"`` or ``"reciprocal_rank"``.
-            weights: replace the preset's, entry by entry; see `FusionRetriever`.
+            fusion: ``"convex"``, ``"reciprocal_rank"``, ``"distribution_based"`` or ``"maximum"``.
+            weights: replace the preset's, entry by entry.
+            at_least: seats kept for a modality or a language.
+            at_most: seats that a modality or a language may take.
+            similarity_cutoff: score in [0, 1] below which nothing is given.
+            collapse: ``"document"`` for the best node of each document.
+            expand: with ``collapse``, how many nodes of each document.
+            diversity: in [0, 1]; above 0, what is like something better gives way.
+            retrievers: other LlamaIndex retrievers, by name.
+            on_error: ``"skip"`` to go on without one of these that fails.
         """
         return FusionRetriever(
             self.store,
@@ -302,6 +319,14 @@ class MultiModalIndex:
             fusion=fusion,
             weights={**self.preset.weights, **(weights or {})},
             hear=self._hear if self.preset.transcriber else None,
+            at_least=at_least,
+            at_most=at_most,
+            similarity_cutoff=similarity_cutoff,
+            collapse=collapse,
+            expand=expand,
+            diversity=diversity,
+            retrievers=retrievers,
+            on_error=on_error,
         )
 
     def as_query_engine(

@@ -57,7 +57,7 @@ def run_demo(folder: Path, html: Path) -> None:
             found = retriever.retrieve(query)
             show.results(found)
             asked = query.image or query.audio or query.mesh
-            sections.append(Section(f"Search by {title}", found, Path(asked) if asked else None, None))
+            sections.append(Section(f"Search by {title}", found, Path(asked) if isinstance(asked, str | Path) else None, None))
         engine = index.as_query_engine()
         for question in _QUESTIONS:
             show.heading("Question")

@@ -1,20 +1,38 @@
 """From a node, or a part of a query, to what an encoder takes."""
 
+import io
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from llama_index.core.schema import BaseNode, MetadataMode
-from PIL import Image
+from PIL import Image, ImageOps
 
 from llama_index_mm.embeddings.base import Payload
 from llama_index_mm.errors import EncodeError
-from llama_index_mm.media import LIMITS, MediaLimits, Waveform, load_audio, load_image, load_mesh, split_sheet
+from llama_index_mm.media import (
+    LIMITS,
+    SAMPLE_RATE,
+    MediaLimits,
+    Mesh,
+    Waveform,
+    load_audio,
+    load_image,
+    load_mesh,
+    render_views,
+    split_sheet,
+    wav_bytes,
+)
 from llama_index_mm.media.decode import Content, RenderedMesh, decode_file
 from llama_index_mm.media.image import PICTURE_SIDE, Picture
 from llama_index_mm.nodes import AudioMedia, MediaNode, MeshMedia
 
-__all__ = ["Loaded", "file_payload"]
+__all__ = ["Loaded", "file_payload", "mesh_suffix", "part_payload"]
+
+_TIFF_MODES = ("1", "L", "LA", "I", "I;16", "F", "P", "PA", "RGB", "RGBA", "CMYK")
+_STL_HEAD, _STL_FACE = 84, 50  # bytes of a binary STL, and of each of its faces
 
 
 class Loaded:
@@ -111,3 +129,67 @@ def file_payload(path: Path | str, payload: Payload) -> Any:
     if payload == "mesh":
         return load_mesh(path)
     return Path(path).read_text(encoding="utf-8")
+
+
+def part_payload(given: Any, payload: Payload) -> Any:
+    """Make what an encoder of this payload takes, of whatever a query can be asked with.
+
+    Args:
+        given: a path, the bytes of a file, a PIL image, an array of pixels ``(height, width[, c])`` (uint8, or floats in
+            [0, 1]), `Picture`, `Waveform` (of any rate), `Mesh`, or a node.
+        payload: what is wanted.
+
+    Raises:
+        DecodeError: it can't be decoded.
+        EncodeError: it is a node that has nothing of this kind.
+    """
+    if isinstance(given, BaseNode):
+        return Loaded().payload(given, payload)
+    if isinstance(given, Picture):
+        given = given.image
+    if isinstance(given, np.ndarray):
+        eight = given if given.dtype == np.uint8 else np.rint(given * 255).astype(np.uint8)
+        given = Image.fromarray(eight[..., 0] if eight.shape[2:] == (1,) else eight)
+    if isinstance(given, Image.Image):
+        return _pixels(given)
+    if isinstance(given, Waveform):
+        return given if given.rate == SAMPLE_RATE else load_audio(wav_bytes(given))
+    if isinstance(given, bytes) and payload == "image":
+        return load_image(given, longest=PICTURE_SIDE)
+    if isinstance(given, bytes) and payload == "audio":
+        return load_audio(given)
+    if isinstance(given, bytes):
+        given = _mesh_of(given)
+    if isinstance(given, Mesh):
+        return given if payload == "mesh" else render_views(given)
+    return file_payload(given, payload)
+
+
+def _pixels(image: Image.Image) -> Image.Image:
+    """A picture in memory, made like one in a file: upright, RGB on white, at most `PICTURE_SIDE` pixels."""
+    upright = ImageOps.exif_transpose(image)
+    buffer = io.BytesIO()
+    (upright if upright.mode in _TIFF_MODES else upright.convert("RGBA")).save(buffer, format="TIFF")
+    return load_image(buffer.getvalue(), longest=PICTURE_SIDE)
+
+
+def mesh_suffix(data: bytes) -> str | None:
+    """Tell by its content how the name of a mesh file should end; None if it is none."""
+    head = data[:4096].lstrip()
+    for beginning, suffix in ((b"glTF", ".glb"), (b"ply", ".ply"), (b"solid", ".stl")):
+        if head.startswith(beginning):
+            return suffix
+    if head.startswith(b"{") and b'"asset"' in data:
+        return ".gltf"
+    if head.split(maxsplit=1)[:1] and head.split(maxsplit=1)[0] in (b"OFF", b"COFF", b"NOFF", b"CNOFF", b"STOFF"):
+        return ".off"
+    if len(data) > _STL_HEAD and len(data) == _STL_HEAD + _STL_FACE * int.from_bytes(data[80:84], "little"):
+        return ".stl"
+    return ".obj" if any(line.split(maxsplit=1)[:1] == [b"v"] for line in data.splitlines()) else None
+
+
+def _mesh_of(data: bytes) -> Mesh:
+    with tempfile.TemporaryDirectory(prefix="llama-index-mm-") as folder:
+        path = Path(folder) / f"mesh given as bytes{mesh_suffix(data) or ''}"
+        path.write_bytes(data)
+        return load_mesh(path)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from llama_index.core.schema import BaseNode
 
@@ -18,29 +18,34 @@ class ChannelReason:
     """What one channel said of a node.
 
     Attributes:
-        part: query part: text, image, audio or mesh; ``"speech"`` for words heard in an audio part.
-        space: embedding space searched.
-        raw: inner product of query and node, in [-1, 1].
-        score: ``raw`` normalised, in (0, 1).
+        part: query part: text, image, audio or mesh; ``"speech"`` for words heard in an audio part; ``"query"`` for another
+            retriever, which is asked with the words of the query.
+        space: embedding space searched, or the name of the other retriever.
+        raw: inner product of query and node, in [-1, 1]; the score that another retriever gave, None if it gave none.
+        score: ``raw`` normalised, in [0, 1].
         weight: of the channel.
-        contribution: share of the node's final score; the contributions sum to it.
+        contribution: share of the node's final score; the contributions sum to it. Negative is what was taken away.
+        negative: whether the part is what is not wanted.
     """
 
     part: str
     space: str
-    raw: float
+    raw: float | None
     score: float
     weight: float
     contribution: float
+    negative: bool = False
 
     def __str__(self) -> str:
-        detail = f"{self.score:.2f} at weight {self.weight:g}, raw {self.raw:.2f}"
-        return f"{self.part} in {self.space}: {self.contribution:.2f} ({detail})"
+        detail = f"{self.score:.2f} at weight {self.weight:g}"
+        if self.raw is not None:
+            detail += f", raw {self.raw:.2f}"
+        return f"{'not ' * self.negative}{self.part} in {self.space}: {self.contribution:.2f} ({detail})"
 
 
 def attach_reasons(node: BaseNode, reasons: Sequence[ChannelReason]) -> None:
     """Write reasons into a node's metadata, as JSON, hidden from LLM and embeddings."""
-    node.metadata[_KEY] = json.dumps([asdict(reason) for reason in reasons])
+    node.metadata[_KEY] = json.dumps([vars(reason) for reason in reasons])
     for hidden in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
         if _KEY not in hidden:
             hidden.append(_KEY)

@@ -2,22 +2,26 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
+from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import EmbeddingSpace
 from llama_index_mm.errors import QueryError
 from llama_index_mm.media import MODALITIES, Modality
-from llama_index_mm.retrieval.channels import Channel, Hear, plan
-from llama_index_mm.retrieval.fusion import FUSIONS, Fused, Fusion, normalise
-from llama_index_mm.retrieval.query import parts_of
-from llama_index_mm.retrieval.reasons import ChannelReason, attach_reasons
+from llama_index_mm.retrieval.channels import Channel, Hear, plan, stored_in
+from llama_index_mm.retrieval.foreign import ForeignHit, ForeignList, OnError, aask, ask
+from llama_index_mm.retrieval.fusion import FUSIONS, Fused, Fusion, normalise_all, subtract
+from llama_index_mm.retrieval.pool import Item, Judge, Judged, Pool, matched
+from llama_index_mm.retrieval.query import filters_of, parts_of
+from llama_index_mm.retrieval.select import Selection
+from llama_index_mm.retrieval.selecting import Selecting
 from llama_index_mm.stores import MediaStore
 
 __all__ = ["FusionRetriever", "Weights"]
@@ -28,6 +32,7 @@ Weights = Mapping[str, float]
 _CANDIDATES = 5  # times k are taken from each channel before fusion
 _LEAST = 50
 _SAMPLE = 256  # stored vectors that a query is held against to learn what is usual
+_QUERY = "query"  # part that other retrievers are asked with
 
 
 class FusionRetriever(BaseRetriever):
@@ -35,7 +40,8 @@ class FusionRetriever(BaseRetriever):
 
     For each channel the ``5 k`` nearest nodes are taken (50 at least). Every node that any channel found is then scored in
     all channels that can find its modality, so a node is never worse off because one list was cut short. Raw similarities
-    become comparable by `normalise`; then the fusion weighs them. Nodes come back as copies with their reasons.
+    become comparable by `normalise`; then the fusion weighs them, and what is not wanted is taken away by `subtract`. Nodes
+    come back as copies with their reasons, by score.
 
     Args:
         store: where the vectors are.
@@ -44,9 +50,20 @@ class FusionRetriever(BaseRetriever):
         modalities: what to look for. Empty: everything for a query with words, and for a query without words what is of
             its own kind (a picture finds pictures; a recording finds recordings, and texts that say what is said in it).
         filters: metadata filters on every query.
-        fusion: ``"convex"`` or ``"reciprocal_rank"``.
-        weights: see `Weights`.
+        fusion: ``"convex"``, ``"reciprocal_rank"``, ``"distribution_based"`` or ``"maximum"``.
+        weights: see `Weights`; other retrievers are weighed by their names like spaces.
         hear: turns an audio part into words, so that speech can be asked with.
+        at_least: seats kept for a modality or a language, such as ``{"image": 2, "language:zh": 1}``. They are filled with
+            the best of it, as far as there is any that matches.
+        at_most: seats that a modality or a language may take; the rest goes to others.
+        similarity_cutoff: score in [0, 1] below which nothing is given.
+        collapse: ``"document"`` to give only the best node of each document, so that k results are k documents.
+        expand: with ``collapse``, give this many of the best nodes of each of the k documents: up to ``k * expand`` results.
+        diversity: in [0, 1]; above 0, nodes that are like better ones give way (maximal marginal relevance).
+        retrievers: other LlamaIndex retrievers by name, such as BM25. They are asked with the words of a query, if it has
+            any. What they find counts among the modalities of what they find; nodes that are not in the store come back as
+            copies. Their scores are scaled list by list, see `read_results`. Filters hold for them, too.
+        on_error: ``"skip"`` to go on without another retriever that fails, with a warning in the log.
     """
 
     def __init__(
@@ -60,6 +77,14 @@ class FusionRetriever(BaseRetriever):
         fusion: Fusion = "convex",
         weights: Weights | None = None,
         hear: Hear | None = None,
+        at_least: Mapping[str, int] | None = None,
+        at_most: Mapping[str, int] | None = None,
+        similarity_cutoff: float | None = None,
+        collapse: Literal["document"] | None = None,
+        expand: int | None = None,
+        diversity: float = 0.0,
+        retrievers: Mapping[str, BaseRetriever] | None = None,
+        on_error: OnError = "raise",
         callback_manager: CallbackManager | None = None,
     ) -> None:
         if similarity_top_k < 1:
@@ -71,6 +96,12 @@ class FusionRetriever(BaseRetriever):
             raise QueryError(f"Unknown modalities {unknown}; there are: {', '.join(MODALITIES)}.")
         if wrong := {key: weight for key, weight in (weights or {}).items() if not 0 <= weight < float("inf")}:
             raise QueryError(f"Weights must be numbers of at least 0, got {wrong}.")
+        if taken := sorted({space.name for space in spaces} & set(retrievers or ())):
+            raise QueryError(f"The names {', '.join(taken)} of other retrievers are names of spaces. Give them other names.")
+        if on_error not in ("raise", "skip"):
+            raise QueryError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
+        self._selection = Selection(dict(at_least or {}), dict(at_most or {}), similarity_cutoff, collapse, expand, diversity)
+        self._selection.check_seats(similarity_top_k)
         super().__init__(callback_manager=callback_manager)
         self._store = store
         self._spaces = tuple(spaces)
@@ -80,6 +111,8 @@ class FusionRetriever(BaseRetriever):
         self._fusion = fusion
         self._weights = dict(weights or {})
         self._hear = hear
+        self._retrievers = dict(retrievers or {})
+        self._on_error = on_error
 
     def _weight(self, part: str, space: str, modality: str) -> float:
         for key in (f"{part}:{space}:{modality}", f"{space}:{modality}", space):
@@ -89,14 +122,19 @@ class FusionRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         channels = self._plan(query_bundle)
-        among = self._among(query_bundle)
-        lists = self._search(channels, among)
-        fused = self._fuse(channels, lists)
-        best = sorted(fused, key=lambda seq: (-fused[seq].score, seq))[: self._k]
-        return self._nodes(best, fused, channels, lists)
+        return self._answer(query_bundle, channels, ask(*self._asked(query_bundle), self._on_error))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+        planned, asked = await asyncio.gather(
+            asyncio.to_thread(self._plan, query_bundle),
+            aask(*self._asked(query_bundle), self._on_error),
+            return_exceptions=True,  # so that nothing is left running
+        )
+        if isinstance(planned, BaseException):
+            raise planned
+        if isinstance(asked, BaseException):
+            raise asked
+        return await asyncio.to_thread(self._answer, query_bundle, planned, asked)
 
     def _plan(self, query: QueryBundle) -> list[Channel]:
         only = getattr(query, "spaces", ())
@@ -104,70 +142,67 @@ class FusionRetriever(BaseRetriever):
         if unknown := [name for name in only if name not in known]:
             raise QueryError(f"Unknown spaces {unknown}; this index has: {', '.join(sorted(known))}.")
         spaces = [space for space in self._spaces if not only or space.name in only]
-        wanted: Sequence[Modality] = getattr(query, "modalities", ()) or self._modalities
-        return plan(parts_of(query), spaces, wanted, self._weight, self._hear)
+        parts = parts_of(query)
+        if not spaces and self._asked(query)[0]:  # other retrievers are enough
+            return []
+        return plan(parts, spaces, self._wanted(query), self._weight, self._hear, stored_in(self._store))
+
+    def _wanted(self, query: QueryBundle) -> Sequence[Modality]:
+        return getattr(query, "modalities", ()) or self._modalities
+
+    def _asked(self, query: QueryBundle) -> tuple[dict[str, BaseRetriever], str]:
+        """Other retrievers that the query is for, and its words."""
+        words = query.query_str.strip()
+        weights = {
+            name: max(self._foreign_weight(query, name, modality) for modality in self._wanted(query) or MODALITIES)
+            for name in self._retrievers
+        }
+        return {name: one for name, one in self._retrievers.items() if words and weights[name] > 0}, words
+
+    def _foreign_weight(self, query: QueryBundle, name: str, modality: str) -> float:
+        return self._weight(_QUERY, name, modality) * float(getattr(query, "part_weights", {}).get("text", 1.0))
 
     def _among(self, query: QueryBundle) -> NDArray[np.int64] | None:
         """Numbers of the nodes that pass the filters of the retriever and of the query; None without filters."""
         among = None
-        for filters in (self._filters, getattr(query, "filters", None)):
+        for filters in (self._filters, filters_of(query)):
             if filters is not None:
                 passed = self._store.find(filters=filters)
                 among = passed if among is None else np.intersect1d(among, passed)
         return among
 
-    def _search(self, channels: Sequence[Channel], among: NDArray[np.int64] | None) -> list[dict[int, tuple[float, float]]]:
-        """For each channel: raw similarity and normalised score of every candidate of its modality."""
-        depth = max(_LEAST, _CANDIDATES * self._k)
-        candidates: dict[str, set[int]] = {}
-        for channel in channels:
-            space = channel.space
-            hits = self._store.search(space.name, channel.modality, channel.vector, depth, among, fingerprint=space.fingerprint)
-            candidates.setdefault(channel.modality, set()).update(hit.seq for hit in hits)
-        lists: list[dict[int, tuple[float, float]]] = []
-        for channel in channels:
-            seqs = sorted(candidates[channel.modality])
-            raw = self._store.similarities(channel.space.name, channel.modality, channel.vector, seqs)
-            background = self._store.sample(channel.space.name, channel.modality, _SAMPLE) @ channel.vector
-            usual = channel.space.background.get((channel.asked, channel.modality))
-            known = (usual.mean, usual.deviation) if usual is not None else None
-            lists.append(
-                {
-                    seq: (float(value), normalise(float(value), background, known=known))
-                    for seq, value in zip(seqs, raw, strict=True)
-                    if not np.isnan(value)
-                }
-            )
-        return lists
+    def _answer(self, query: QueryBundle, channels: Sequence[Channel], foreign: Sequence[ForeignList]) -> list[NodeWithScore]:
+        among = self._among(query)
+        judged = self._judged(query, foreign, among)
+        pool = Pool(self._store, channels, judged, self._scores, max(_LEAST, _CANDIDATES * self._k))
+        return Selecting(self._store, pool, self._fuse, self._selection, self._k).results(among)
 
-    def _fuse(self, channels: Sequence[Channel], lists: Sequence[Mapping[int, tuple[float, float]]]) -> dict[int, Fused]:
-        groups: dict[int, list[int]] = {}
-        of = {
-            modality: [at for at, channel in enumerate(channels) if channel.modality == modality]
-            for modality in {channel.modality for channel in channels}
-        }
-        for channel, found in zip(channels, lists, strict=True):
-            groups.update(dict.fromkeys(found, of[channel.modality]))
-        scores = [{seq: score for seq, (_, score) in found.items()} for found in lists]
-        fused: dict[int, Fused] = FUSIONS[self._fusion](scores, [channel.weight for channel in channels], groups)
-        return fused
-
-    def _nodes(
-        self,
-        seqs: Sequence[int],
-        fused: Mapping[int, Fused],
-        channels: Sequence[Channel],
-        lists: Sequence[Mapping[int, tuple[float, float]]],
-    ) -> list[NodeWithScore]:
-        nodes: dict[int, Any] = self._store.nodes(seqs)
+    def _judged(
+        self, query: QueryBundle, foreign: Sequence[ForeignList], among: NDArray[np.int64] | None
+    ) -> list[tuple[Judge, dict[Item, ForeignHit]]]:
+        """What other retrievers found, as judges of one modality each."""
         out = []
-        for seq in seqs:
-            if seq not in nodes:  # deleted by another process between search and now
-                continue
-            reasons = [
-                ChannelReason(channels[at].part, channels[at].space.name, *lists[at][seq], channels[at].weight, share)
-                for at, share in fused[seq].contributions.items()
-            ]
-            attach_reasons(nodes[seq], sorted(reasons, key=lambda reason: -reason.contribution))
-            out.append(NodeWithScore(node=nodes[seq], score=fused[seq].score))
+        filters = [one for one in (self._filters, filters_of(query)) if one is not None]
+        for found in foreign:
+            by_modality = matched(found, self._store, among, self._wanted(query), lambda node: _passes(node, filters))
+            for modality, hits in by_modality.items():
+                weight = self._foreign_weight(query, found.name, modality)
+                out.append((Judge(_QUERY, found.name, modality, weight, negative=False), hits))
         return out
+
+    def _scores(self, channel: Channel, raw: NDArray[np.floating], seqs: Sequence[int]) -> NDArray[np.floating]:
+        """Scores of a channel's raw similarities to nodes of one modality; NaN stays NaN."""
+        background = self._store.sample(channel.space.name, channel.modality, _SAMPLE) @ channel.vector
+        usual = channel.space.background.get((channel.asked, channel.modality))
+        return normalise_all(raw, background, known=(usual.mean, usual.deviation) if usual is not None else None)
+
+    def _fuse(self, pool: Pool, lists: Sequence[Mapping[Item, Judged]]) -> dict[Item, Fused]:
+        scores = [{item: score for item, (_, score) in found.items()} for found in lists]
+        weights = [judge.weight for judge in pool.judges]
+        fused: dict[Item, Fused] = FUSIONS[self._fusion](scores, weights, pool.groups(lists))
+        unwanted = {at: scores[at] for at, judge in enumerate(pool.judges) if judge.negative}
+        return subtract(fused, unwanted, dict(enumerate(weights))) if unwanted else fused
+
+
+def _passes(node: BaseNode, filters: Sequence[MetadataFilters]) -> bool:
+    return all(build_metadata_filter_fn(lambda _: node.metadata, one)(node.node_id) for one in filters)

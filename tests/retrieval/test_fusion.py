@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_index_mm.retrieval.fusion import FUSIONS, Fused, convex, logistic, normalise, reciprocal_rank
+from llama_index_mm.retrieval.fusion import (
+    FUSIONS,
+    Fused,
+    convex,
+    distribution_based,
+    logistic,
+    maximum,
+    normalise,
+    normalise_all,
+    reciprocal_rank,
+    spread,
+    subtract,
+)
 
 close = pytest.approx
 
@@ -61,6 +73,14 @@ def test_normalise_against_equal_similarities(value):
         assert normalise(float(np.nextafter(constant[0], np.float32(2))), background) == close(logistic(4 * value))
 
 
+def test_normalise_all_at_once():
+    values, background = np.array([[0.1, np.nan], [0.7, 0.4]], np.float32), np.array([0.1, 0.3, 0.1, 0.3])
+    scores = normalise_all(values, background)
+    assert scores.dtype == np.float64
+    assert scores[[0, 1, 1], [0, 0, 1]] == close([logistic(-1), logistic(5), 0.5])
+    assert np.isnan(scores[0, 1])
+
+
 def test_normalise_far_from_a_narrow_background():
     background = np.array([0.9, 0.9001], np.float32)
     assert normalise(-1.0, background) == 0.0
@@ -114,9 +134,73 @@ def test_equal_scores_share_the_better_rank():
     )
 
 
-@pytest.mark.parametrize("fuse", FUSIONS.values())
+@pytest.mark.parametrize("fuse", [convex, reciprocal_rank, maximum])
 def test_the_best_of_every_list_has_score_1(fuse):
     assert fuse([{"a": 1.0}] * 3, [0.6, 0.3, 0.1], {"a": [0, 1, 2]})["a"].score == 1.0
+
+
+def test_spread_by_hand():
+    # Mean 3, deviation 2: three deviations are 6, so the scale goes from -3 to 9.
+    assert spread([1.0, 5.0]) == close([1 / 3, 2 / 3])
+    assert spread([5.0, 1.0, 5.0, 1.0]) == close([2 / 3, 1 / 3, 2 / 3, 1 / 3])
+    # One of a hundred is 9.95 deviations above the mean of the others.
+    assert spread([1.0] + [0.0] * 99)[:2] == [1.0, close(0.5 - 0.1 / math.sqrt(0.99) / 6, abs=1e-12)]
+    assert spread([]) == []
+    assert spread([0.7]) == [0.5]
+    assert spread([0.7] * 3) == spread([0.0, 0.0, 0.0]) == [0.5] * 3
+    assert spread([1e300, -1e300]) == close([1 / 3, 2 / 3][::-1])
+
+
+def test_distribution_based_by_hand():
+    lists = [{"a": 1.0, "b": 0.0}, {"a": 0.3}]
+    fused = distribution_based(lists, [3, 1], {"a": [0, 1], "b": [0, 1]})
+    assert fused["a"].contributions == close({0: 0.75 * 2 / 3, 1: 0.25 * 0.5})
+    assert fused["b"].contributions == close({0: 0.75 / 3})
+    assert fused["a"].score == close(0.625)
+
+
+def test_maximum_by_hand():
+    lists = [{"a": 0.4, "b": 0.4}, {"a": 0.9, "c": 1.0}, {"a": 0.1}]
+    fused = maximum(lists, [2, 1, 0], {"a": [0, 1, 2], "b": [0, 1], "c": [1]})
+    assert fused == {
+        "a": Fused(0.45, {0: 0.0, 1: 0.45}),  # 0.9 at half the greatest weight
+        "b": Fused(0.4, {0: 0.4}),
+        "c": Fused(1.0, {1: 1.0}),  # the only list of its group weighs most
+    }
+
+
+def test_lists_that_agree_on_the_maximum_share_it():
+    assert maximum([{"a": 0.5}, {"a": 1.0}], [2, 1], {"a": [0, 1]}) == {"a": Fused(0.5, {0: 0.25, 1: 0.25})}
+
+
+def test_subtract_by_hand():
+    fused = {"a": Fused(0.8, {0: 0.6, 1: 0.2}), "b": Fused(0.5, {0: 0.5})}
+    less = subtract(fused, {2: {"a": 0.5}, 3: {"a": 0.25}}, {2: 1.0, 3: 2.0})
+    # 0.8 (1 - 0.5) (1 - 0.25) = 0.3; the half that is lost goes 2 : 1.
+    assert less["a"].score == close(0.3)
+    assert less["a"].contributions == close({0: 0.6, 1: 0.2, 2: -1 / 3, 3: -1 / 6})
+    assert less["b"] == fused["b"]
+
+
+def test_subtract_what_is_exactly_not_wanted():
+    less = subtract({"a": Fused(0.8, {0: 0.8})}, {1: {"a": 1.0}, 2: {"a": 1.0}}, {1: 1.0, 2: 0.0})
+    assert less == {"a": Fused(0.0, {0: 0.8, 1: -0.8})}
+
+
+def test_subtract_nothing():
+    fused = {"a": Fused(0.8, {0: 0.8})}
+    assert subtract(fused, {1: {"a": 0.0}}, {1: 1.0}) == {"a": Fused(0.8, {0: 0.8, 1: 0.0})}
+    for unwanted, weight in (({"a": 1.0}, 0.0), ({"b": 1.0}, 1.0), ({}, 1.0), ({"a": math.nan}, 1.0), ({"a": None}, 1.0)):
+        assert subtract(fused, {1: unwanted}, {1: weight}) == fused
+    assert subtract(fused, {}, {}) == fused
+
+
+@pytest.mark.parametrize("fuse", FUSIONS.values())
+@pytest.mark.parametrize("score", [None, math.nan, math.inf, -math.inf])
+def test_a_score_that_is_none_is_missing(fuse, score):
+    groups = {"a": [0, 1], "b": [0, 1], "c": [1]}
+    lists = [{"a": 0.4, "b": score}, {"a": 0.5, "b": 0.7, "c": score}]
+    assert fuse(lists, [1, 2], groups) == fuse([{"a": 0.4}, {"a": 0.5, "b": 0.7}], [1, 2], groups)
 
 
 @pytest.mark.parametrize("fuse", FUSIONS.values())

@@ -39,6 +39,24 @@ def test_a_node_that_was_not_retrieved():
     assert explain(TextNode(text="a")) == ""
 
 
+def test_another_retriever_and_what_is_not_wanted():
+    node = TextNode(text="a")
+    reasons = (
+        ChannelReason("query", "bm25", raw=None, score=0.5, weight=1.0, contribution=0.5),
+        ChannelReason("image 2", "picture", raw=0.25, score=0.4, weight=1.0, contribution=-0.2, negative=True),
+    )
+    attach_reasons(node, reasons)
+    assert reasons_of(node) == reasons
+    assert explain(node) == (
+        "query in bm25: 0.50 (0.50 at weight 1); not image 2 in picture: -0.20 (0.40 at weight 1, raw 0.25)"
+    )
+
+
+def test_reasons_of_older_versions_can_be_read():
+    entry = '{"part": "text", "space": "words", "raw": 0.825, "score": 0.75, "weight": 0.6, "contribution": 0.45}'
+    assert reasons_of(TextNode(text="a", metadata={"mm_reasons": f"[{entry}]"})) == (WORDS,)
+
+
 def test_explain():
     node = TextNode(text="a")
     attach_reasons(node, [WORDS, SOUND])

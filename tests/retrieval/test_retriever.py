@@ -123,7 +123,7 @@ def query(request, folder):
 # -- how many, how good, of what kind -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fusion", ["convex", "reciprocal_rank"])
+@pytest.mark.parametrize("fusion", ["convex", "reciprocal_rank", "distribution_based", "maximum"])
 @pytest.mark.parametrize("k", [1, 5, 65, 200])
 def test_as_many_as_there_are_sorted_and_explained(store, query, k, fusion):
     results = retriever(store, k, fusion=fusion).retrieve(query)

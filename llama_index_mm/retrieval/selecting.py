@@ -1,0 +1,172 @@
+"""From a pool of candidates to the nodes that are given."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from llama_index.core.schema import BaseNode, NodeWithScore
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from numpy.typing import NDArray
+
+from llama_index_mm.media import Modality
+from llama_index_mm.nodes import PREFIX
+from llama_index_mm.retrieval.foreign import copy_of
+from llama_index_mm.retrieval.fusion import Fused
+from llama_index_mm.retrieval.pool import Item, Judged, Pool
+from llama_index_mm.retrieval.reasons import ChannelReason, attach_reasons
+from llama_index_mm.retrieval.select import LANGUAGE, Selection, best_of_each, choose
+from llama_index_mm.stores import MediaStore
+
+__all__ = ["Fuse", "Selecting"]
+
+Seqs = NDArray[np.int64]
+Fuse = Callable[[Pool, Sequence[Mapping[Item, Judged]]], dict[Item, Fused]]
+"""Makes one ranking of what the judges of a pool say."""
+
+_LANGUAGE = PREFIX + "language"
+
+
+class Selecting:
+    """Ranks a pool, searches on where quotas or documents leave seats empty, and gives what is chosen.
+
+    Args:
+        store: where the nodes are.
+        pool: of candidates; it grows.
+        fuse: makes one ranking.
+        selection: what to choose of it.
+        k: how many.
+    """
+
+    def __init__(self, store: MediaStore, pool: Pool, fuse: Fuse, selection: Selection, k: int) -> None:
+        self._store = store
+        self._pool = pool
+        self._fuse = fuse
+        self._selection = selection
+        self._k = k
+        self._nodes: dict[Item, BaseNode] = {item: hit.node for item, hit in pool.elsewhere.items()}
+        self._spoken: dict[str, Seqs] = {}  # nodes of the languages that have quotas, by key
+        self._lists: list[dict[Item, Judged]] = []
+        self._fused: dict[Item, Fused] = {}
+        self._ranked: dict[Item, float] = {}
+        self._cut = False
+
+    def results(self, among: Seqs | None) -> list[NodeWithScore]:
+        """The nodes that are chosen, as copies with their reasons, by score.
+
+        Args:
+            among: numbers to choose from; None for all.
+        """
+        for code in self._selection.languages:
+            filters = MetadataFilters(filters=[MetadataFilter(key=_LANGUAGE, value=code)])
+            self._spoken[LANGUAGE + code] = self._store.find(filters=filters)
+        more = self._pool.search(among)
+        for key, seqs in self._spoken.items():
+            if self._selection.at_least.get(key):
+                self._pool.search(seqs if among is None else np.intersect1d(among, seqs))
+        self._rank()
+        chosen = self._choose()
+        left = among
+        while more and len(chosen) < self._k and not self._cut:
+            left, full = self._left(left, chosen)
+            if not len(left):
+                break
+            more = self._pool.search(left, full)
+            self._rank()
+            chosen = self._choose()
+        return self._given(chosen if self._selection.expand is None else self._expanded(among, chosen))
+
+    def _rank(self) -> None:
+        self._lists = self._pool.judge()
+        self._fused = self._fuse(self._pool, self._lists)
+        # Of equal scores the older node comes first; those from elsewhere come last.
+        order = sorted(self._fused, key=lambda item: (-self._fused[item].score, isinstance(item, str), item))
+        least = self._selection.similarity_cutoff or 0.0
+        self._ranked = {item: score for item in order if (score := self._fused[item].score) >= least}
+        self._cut = len(self._ranked) < len(order)
+
+    def _choose(self) -> list[Item]:
+        selection, ranked = self._selection, self._ranked
+        plain = not selection.at_least and not selection.at_most and not selection.diversity
+        if selection.collapse is not None:
+            ranked = {item: ranked[item] for item in best_of_each(list(ranked), self._documents, self._k if plain else None)}
+        if plain:
+            return list(ranked)[: self._k]
+        likeness = self._pool.likeness(list(ranked), self._modalities()) if selection.diversity else None
+        return choose(
+            ranked,
+            self._k,
+            kinds=self._kinds(list(ranked)),
+            at_least=selection.at_least,
+            at_most=selection.at_most,
+            diversity=selection.diversity,
+            likeness=likeness,
+        )
+
+    def _modalities(self) -> dict[Item, Modality]:
+        judged = zip(self._pool.judges, self._lists, strict=True)
+        return {item: judge.modality for judge, found in judged for item in found}
+
+    def _kinds(self, items: Sequence[Item]) -> dict[Item, list[str]]:
+        """Modality of each item, and the keys of its language if there are quotas on it."""
+        modalities = self._modalities()
+        kinds: dict[Item, list[str]] = {item: [modalities[item]] for item in items}
+        own = np.array([item for item in items if isinstance(item, int)], dtype=np.int64)
+        for key, seqs in self._spoken.items():
+            code = key.removeprefix(LANGUAGE)
+            speaking: list[Item] = [*own[np.isin(own, seqs)].tolist()]
+            speaking += [item for item in items if isinstance(item, str) and self._nodes[item].metadata.get(_LANGUAGE) == code]
+            for item in speaking:
+                kinds[item].append(key)
+        return kinds
+
+    def _left(self, among: Seqs | None, chosen: Sequence[Item]) -> tuple[Seqs, list[str]]:
+        """Nodes that are not known yet and may still be given; modalities that have all their seats."""
+        seats = Counter(kind for kinds in self._kinds(chosen).values() for kind in kinds)
+        full = [key for key, most in self._selection.at_most.items() if seats[key] >= most]
+        closed = [self._pool.seqs, *(self._spoken[key] for key in full if key in self._spoken)]
+        if self._selection.collapse is not None and chosen:
+            closed.append(self._store.find(ref_doc_ids=list(self._documents(chosen).values())))
+        all_of_them = self._store.find(modalities=self._pool.modalities) if among is None else among
+        return np.setdiff1d(all_of_them, np.concatenate(closed)), [key for key in full if key not in self._spoken]
+
+    def _expanded(self, among: Seqs | None, chosen: Sequence[Item]) -> list[Item]:
+        """The best nodes of the documents of what is chosen, by score."""
+        documents = set(self._documents(chosen).values())
+        for modality in self._pool.modalities if documents else ():
+            seqs = self._store.find(ref_doc_ids=sorted(documents), modalities=[modality])
+            self._pool.add(modality, (seqs if among is None else np.intersect1d(seqs, among)).tolist())
+        self._rank()
+        of = {item: name for item, name in self._documents(list(self._ranked)).items() if name in documents}
+        taken: Counter[str] = Counter()
+        out = []
+        for item in self._ranked:
+            if item in of and taken[of[item]] < (self._selection.expand or 1):
+                taken[of[item]] += 1
+                out.append(item)
+        return out
+
+    def _documents(self, items: Sequence[Item]) -> dict[Item, str]:
+        """The document of each item; a node that has none is its own. Items that are gone are left out."""
+        self._load(items)
+        return {item: node.ref_doc_id or node.node_id for item in items if (node := self._nodes.get(item)) is not None}
+
+    def _load(self, items: Sequence[Item]) -> None:
+        missing = [item for item in items if isinstance(item, int) and item not in self._nodes]
+        for seq, node in self._store.nodes(missing).items() if missing else ():
+            self._nodes[seq] = node
+
+    def _given(self, items: Sequence[Item]) -> list[NodeWithScore]:
+        self._load(items)
+        out = []
+        for item in items:
+            if item not in self._nodes:  # deleted by another process between search and now
+                continue
+            node = copy_of(self._nodes[item]) if isinstance(item, str) else self._nodes[item]
+            reasons = [
+                ChannelReason(judge.part, judge.space, *self._lists[at][item], judge.weight, share, judge.negative)
+                for at, share in self._fused[item].contributions.items()
+                for judge in (self._pool.judges[at],)
+            ]
+            attach_reasons(node, sorted(reasons, key=lambda reason: -reason.contribution))
+            out.append(NodeWithScore(node=node, score=self._fused[item].score))
+        return out

@@ -1,0 +1,129 @@
+"""``llama-index-mm evaluate`` over a real store, with encoders that need no weights."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from llama_index_mm.cli import app
+from llama_index_mm.errors import DecodeError, QueryError, StoreError
+from llama_index_mm.index import MultiModalIndex
+from llama_index_mm.testing import tiny_preset
+
+runner = CliRunner()
+QUERIES = "query,image,modalities,relevant\nbees dance,,text,bees.txt\nlime,,image,lime.png\n,asked.png,image,red.png\n"
+
+
+@pytest.fixture(scope="module")
+def home(make_once):
+    for name, colour in {"red": (255, 0, 0), "lime": (0, 255, 0)}.items():
+        make_once.picture(f"files/{name}.png", colour)
+    make_once.text("files/bees.txt", "Bees dance to tell where flowers are.")
+    make_once.text("files/ships.txt", "The harbour master counts ninety ships a day.")
+    make_once.picture("asked.png", (250, 5, 5))
+    make_once.text("good.csv", QUERIES)
+    make_once.text("bad.csv", f"{QUERIES}what,none.png,image,red.png\n")
+    make_once.text("failing.csv", QUERIES.replace("asked.png,image", "asked.png,text") + "only,,mesh,chair.off\n")
+    make_once.text("other.csv", "query,relevent\nbees,bees.txt\n")
+    make_once.text("note.csv", "query,relevant,note\nbees,bees.txt,mine\n")
+    make_once.text("none.csv", "query,relevant\n")
+    with MultiModalIndex.open(make_once.folder / "index", preset=tiny_preset(), create=True) as index:
+        assert index.ingest(make_once.folder / "files", num_workers=0).problems == []
+    return make_once.folder
+
+
+@pytest.fixture(autouse=True)
+def preset(monkeypatch):
+    """The command takes the preset from its name in the index; this one is not among those that are known by name."""
+    monkeypatch.setattr("llama_index_mm.index.load_preset", tiny_preset)
+
+
+def call(home, judgments, *args, code=0):
+    given = ["evaluate", str(home / "index"), str(home / judgments), *(str(arg) for arg in args)]
+    result = runner.invoke(app, given, catch_exceptions=False, env={"COLUMNS": "140"})
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_json(home):
+    told = json.loads(call(home, "good.csv", "--json").stdout)
+    assert [(row["kind"], row["queries"], row["metrics"]["R@1"]["mean"]) for row in told["kinds"]] == [
+        ("text -> text", 1, 1.0),
+        ("text -> image", 1, 1.0),
+        ("image -> image", 1, 1.0),
+    ]
+    assert (told["k"], told["by"], told["not_taken"], told["overall"]["failed"]) == ([1, 5, 10], "file_name", [], 0)
+    assert sorted(told["queries"][1]["ranking"]) == ["lime.png", "red.png"]
+
+
+def test_table_and_notes(home):
+    done = call(home, "good.csv", "--k", "1,2")
+    lines = [line.replace(" ±", "±").split() for line in done.stdout.splitlines()]
+    assert lines[0][:7] == ["kind", "queries", "R@1", "R@2", "nDCG@2", "MRR", "mAP"]
+    assert [line[:5] for line in lines[1:]] == [
+        ["text", "->", "text", "1", "100.0±0.0"],
+        ["text", "->", "image", "1", "100.0±0.0"],
+        ["image", "->", "image", "1", "100.0±0.0"],
+        ["all", "3", "100.0±0.0", "100.0±0.0", "100.0±0.0"],
+    ]
+    assert done.stderr == ""
+    assert "3 of 3 queries got fewer than 3 items" in call(home, "good.csv", "--k", "3").stderr
+
+
+def test_everything_is_searched_if_asked(home):
+    told = json.loads(call(home, "good.csv", "--mixed", "--json").stdout)
+    assert [row["kind"] for row in told["kinds"]][:2] == ["text -> anything (text)", "text -> anything (image)"]
+    assert len(told["queries"][0]["ranking"]) == 4
+    assert json.loads(call(home, "good.csv", "--targeted", "--json").stdout)["kinds"][0]["kind"] == "text -> text"
+
+
+def test_plot(home, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = call(home, "good.csv", "--plot", tmp_path / "figures.svg", "--json")
+    assert "text -&gt; image" in (tmp_path / "figures.svg").read_text(encoding="utf-8")
+    assert "Wrote" in done.stderr
+    assert json.loads(done.stdout)["overall"]["queries"] == 3
+
+
+def test_rows_that_can_not_be_taken(home):
+    done = call(home, "bad.csv", "--json", code=1)
+    told = json.loads(done.stdout)
+    assert told["not_taken"] == [{"row": 5, "column": "image", "reason": f"There is no file {home / 'none.png'}."}]
+    assert told["overall"]["queries"] == 3
+    assert "not taken row 5, column image: There is no file" in done.stderr
+
+
+def test_queries_that_fail(home):
+    done = call(home, "failing.csv", "--json", code=1)
+    told = json.loads(done.stdout)
+    assert (told["overall"]["queries"], told["overall"]["failed"]) == (3, 1)
+    assert "failed asked.png (image -> text): QueryError" in done.stderr
+    assert "2 (1 failed)" not in call(home, "failing.csv", code=1).stdout
+
+
+def test_unknown_columns_are_told(home):
+    assert "Columns that are not known: note." in call(home, "note.csv").stderr
+
+
+@pytest.mark.parametrize("given", ["", "0", "1,x", "1;5", "-1,5"])
+def test_wrong_places_are_a_wrong_call(home, given):
+    done = call(home, "good.csv", f"--k={given}", code=2)
+    assert "Expected numbers of at least 1" in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        (["index", "other.csv"], DecodeError, "Expected the column 'relevant'"),
+        (["index", "none.csv"], QueryError, "at least one judged query"),
+        (["index", "good.csv", "--by", "name"], QueryError, "Unknown identity 'name'"),
+        (["index", "missing.csv"], FileNotFoundError, "missing.csv"),
+        (["nothing", "good.csv"], StoreError, "There is no index in"),
+    ],
+)
+def test_errors(home, args, error, message):
+    store, judgments, *more = args
+    result = runner.invoke(app, ["evaluate", str(home / store), str(home / judgments), *more])
+    assert result.exit_code == 1
+    assert type(result.exception) is error
+    assert message in str(result.exception)
