@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, TextEncoder
     from llama_index_mm.embeddings.cache import EmbeddingCache
     from llama_index_mm.embeddings.llama import ImageEmbeddingEncoder
+    from llama_index_mm.evaluation import evaluate, load_judgments
     from llama_index_mm.index import MultiModalIndex
     from llama_index_mm.ingestion import IngestReport, ReembedReport
     from llama_index_mm.llms import LocalLLM
@@ -19,13 +20,23 @@ if TYPE_CHECKING:
     from llama_index_mm.nodes import AudioMedia, ImageMedia, MediaNode, MeshMedia, retype
     from llama_index_mm.presets import PRESETS, Preset, load_preset
     from llama_index_mm.readers import FetchLimits, MediaBytes, MediaReader
-    from llama_index_mm.retrieval import FusionRetriever, MediaQuery, reasons_of
+    from llama_index_mm.retrieval import (
+        AddMedia,
+        FusionRetriever,
+        KeepMedia,
+        MediaQuery,
+        MediaRerank,
+        RetrieverOptions,
+        TranslateQuery,
+        reasons_of,
+    )
     from llama_index_mm.stores import MediaStore, SpaceVectorStore
     from llama_index_mm.transforms.captions import CaptionImages, ReadImageText
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AddMedia": "retrieval",
     "AudioMedia": "nodes",
     "CaptionImages": "transforms.captions",
     "Citation": "answers",
@@ -37,12 +48,14 @@ _HOME = {
     "ImageEmbeddingEncoder": "embeddings.llama",
     "ImageMedia": "nodes",
     "IngestReport": "ingestion",
+    "KeepMedia": "retrieval",
     "LocalLLM": "llms",
     "MediaBytes": "readers",
     "MediaLimits": "media",
     "MediaNode": "nodes",
     "MediaQuery": "retrieval",
     "MediaReader": "readers",
+    "MediaRerank": "retrieval",
     "MediaStore": "stores",
     "MeshMedia": "nodes",
     "MultiModalIndex": "index",
@@ -51,10 +64,14 @@ _HOME = {
     "Preset": "presets",
     "ReadImageText": "transforms.captions",
     "ReembedReport": "ingestion",
+    "RetrieverOptions": "retrieval",
     "RetypeNodes": "answers",
     "SpaceVectorStore": "stores",
     "TextEncoder": "embeddings.base",
+    "TranslateQuery": "retrieval",
     "citations_of": "answers",
+    "evaluate": "evaluation",
+    "load_judgments": "evaluation",
     "load_preset": "presets",
     "reasons_of": "retrieval",
     "retype": "nodes",
@@ -62,6 +79,7 @@ _HOME = {
 
 __all__ = [
     "PRESETS",
+    "AddMedia",
     "AudioMedia",
     "CaptionImages",
     "Citation",
@@ -73,12 +91,14 @@ __all__ = [
     "ImageEmbeddingEncoder",
     "ImageMedia",
     "IngestReport",
+    "KeepMedia",
     "LocalLLM",
     "MediaBytes",
     "MediaLimits",
     "MediaNode",
     "MediaQuery",
     "MediaReader",
+    "MediaRerank",
     "MediaStore",
     "MeshMedia",
     "MultiModalIndex",
@@ -86,10 +106,14 @@ __all__ = [
     "Preset",
     "ReadImageText",
     "ReembedReport",
+    "RetrieverOptions",
     "RetypeNodes",
     "SpaceVectorStore",
     "TextEncoder",
+    "TranslateQuery",
     "citations_of",
+    "evaluate",
+    "load_judgments",
     "load_preset",
     "reasons_of",
     "retype",

@@ -2,26 +2,30 @@
 
 import asyncio
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llama_index.core import Settings
-from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms.llm import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode, TransformComponent
-from llama_index.core.vector_stores.types import MetadataFilters
+from typing_extensions import Unpack
 
 from llama_index_mm.answers import NumberSources
 from llama_index_mm.errors import QueryError, SpaceError, StoreError
 from llama_index_mm.ingestion import Ingestor, IngestReport, ReembedReport
 from llama_index_mm.ingestion.reembed import UNFINISHED, reembed
-from llama_index_mm.media import LIMITS, MediaLimits, Modality, Waveform
+from llama_index_mm.media import LIMITS, MediaLimits, Waveform
 from llama_index_mm.presets import Preset, load_preset
 from llama_index_mm.readers import FetchLimits
-from llama_index_mm.retrieval import Fusion, FusionRetriever
-from llama_index_mm.retrieval.retriever import Weights
+from llama_index_mm.retrieval import FusionRetriever
+from llama_index_mm.retrieval.calibration import Calibration, calibrate
+from llama_index_mm.retrieval.calibration_report import CalibrationReport, report_of
+from llama_index_mm.retrieval.options import RetrieverOptions
 from llama_index_mm.stores import MediaStore, SpaceVectorStore
 
 __all__ = ["MultiModalIndex"]
@@ -68,6 +72,7 @@ class MultiModalIndex:
         self.store = store
         self.preset = preset
         self._ingestor = Ingestor(store, preset, transformations=transformations)
+        self._calibration = Calibration.load(store)
 
     @classmethod
     def open(
@@ -132,6 +137,7 @@ class MultiModalIndex:
             index.store.temporary = temporary  # lives as long as anything that searches it
             try:
                 index._ingestor.insert(documents, show_progress=show_progress, num_workers=num_workers)
+                index._calibrate_if_stale(show_progress=show_progress)
             except BaseException:
                 index.close()
                 raise
@@ -195,6 +201,7 @@ class MultiModalIndex:
         num_workers: int | None = None,
         limits: FetchLimits | None = None,
         media_limits: MediaLimits = LIMITS,
+        calibrate: bool = True,
     ) -> IngestReport:
         """Take in files and folders: new and changed files are read, broken ones are reported, the rest goes on.
 
@@ -212,8 +219,9 @@ class MultiModalIndex:
                 crashes takes the run along.
             limits: of what is fetched from elsewhere: bytes, seconds, and whether private addresses may be asked.
             media_limits: on each file: bytes, pixels, seconds, faces, and what decoding it may take.
+            calibrate: learn anew what similarities mean where the index has changed much, see `calibrate`.
         """
-        return self._ingestor.ingest(
+        report = self._ingestor.ingest(
             source,
             show_progress=show_progress,
             prune=prune,
@@ -224,6 +232,9 @@ class MultiModalIndex:
             limits=limits,
             media_limits=media_limits,
         )
+        if calibrate and not dry_run:
+            self._calibrate_if_stale(show_progress=show_progress)
+        return report
 
     async def aingest(
         self,
@@ -237,6 +248,7 @@ class MultiModalIndex:
         num_workers: int | None = None,
         limits: FetchLimits | None = None,
         media_limits: MediaLimits = LIMITS,
+        calibrate: bool = True,
     ) -> IngestReport:
         """Like `ingest`, off the event loop."""
         return await asyncio.to_thread(
@@ -250,6 +262,7 @@ class MultiModalIndex:
             num_workers=num_workers,
             limits=limits,
             media_limits=media_limits,
+            calibrate=calibrate,
         )
 
     def insert(self, document: BaseNode) -> None:
@@ -259,6 +272,19 @@ class MultiModalIndex:
             MediaError: its media can't be decoded.
         """
         self._ingestor.insert([document])
+
+    def insert_nodes(self, nodes: Sequence[BaseNode], *, show_progress: bool = False, num_workers: int | None = 0) -> None:
+        """Take in documents or nodes, in batches; those with an id that is there already are replaced.
+
+        Args:
+            nodes: what `MediaReader` gives, or LlamaIndex's own nodes and documents.
+            show_progress: show a bar on standard error.
+            num_workers: processes that decode media; 0 decodes in this one, which is all that texts need.
+
+        Raises:
+            MediaError, EncodeError: one can't be decoded or encoded; the first such error. The others have been stored.
+        """
+        self._ingestor.insert(nodes, show_progress=show_progress, num_workers=num_workers)
 
     async def ainsert(self, document: BaseNode) -> None:
         """Like `insert`, off the event loop."""
@@ -272,61 +298,53 @@ class MultiModalIndex:
         """Like `delete_ref_doc`, off the event loop."""
         return await asyncio.to_thread(self.delete_ref_doc, ref_doc_id)
 
+    def calibrate(self, *, show_progress: bool = False, anew: bool = False) -> CalibrationReport:
+        """Learn from the index what similarities mean, so that scores compare across modalities and spaces.
+
+        What has changed little since the last time is kept. `ingest` and `from_documents` do this by themselves; after many
+        calls of `insert` it is worth doing. Some 250 texts are encoded, which costs what a service asks for that. With less
+        than 20 nodes of a modality scores stay as they are.
+
+        Args:
+            show_progress: show a bar on standard error.
+            anew: keep nothing.
+        """
+        began = time.monotonic()
+        old = None if anew else Calibration.load(self.store)
+        made = calibrate(self.store, self.preset.spaces, old=old, show_progress=show_progress)
+        made.save(self.store)
+        self._calibration = made
+        return report_of(self.store, self.preset.spaces, made, time.monotonic() - began)
+
+    def _calibrate_if_stale(self, *, show_progress: bool) -> None:
+        old = Calibration.load(self.store)
+        if (old or Calibration.empty()).stale(self.store, self.preset.spaces):
+            made = calibrate(self.store, self.preset.spaces, old=old, show_progress=show_progress)
+            made.save(self.store)
+            self._calibration = made
+
     def vector_store(self, space: str) -> SpaceVectorStore:
         """One space as a LlamaIndex vector store."""
         return SpaceVectorStore(self.store, space)
 
     def as_retriever(
-        self,
-        *,
-        similarity_top_k: int = 5,
-        modalities: Sequence[Modality] = (),
-        filters: MetadataFilters | None = None,
-        fusion: Fusion = "convex",
-        weights: Weights | None = None,
-        at_least: Mapping[str, int] | None = None,
-        at_most: Mapping[str, int] | None = None,
-        similarity_cutoff: float | None = None,
-        collapse: Literal["document"] | None = None,
-        expand: int | None = None,
-        diversity: float = 0.0,
-        retrievers: Mapping[str, BaseRetriever] | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
+        self, *, similarity_top_k: int = 5, calibrated: bool = True, **options: Unpack[RetrieverOptions]
     ) -> FusionRetriever:
-        """Make a retriever over all spaces; `FusionRetriever` tells more of each option.
+        """Make a retriever over all spaces.
 
         Args:
             similarity_top_k: how many nodes it gives.
-            modalities: what to look for; empty for everything.
-            filters: metadata filters.
-            fusion: ``"convex"``, ``"reciprocal_rank"``, ``"distribution_based"`` or ``"maximum"``.
-            weights: replace the preset's, entry by entry.
-            at_least: seats kept for a modality or a language.
-            at_most: seats that a modality or a language may take.
-            similarity_cutoff: score in [0, 1] below which nothing is given.
-            collapse: ``"document"`` for the best node of each document.
-            expand: with ``collapse``, how many nodes of each document.
-            diversity: in [0, 1]; above 0, what is like something better gives way.
-            retrievers: other LlamaIndex retrievers, by name.
-            on_error: ``"skip"`` to go on without one of these that fails.
+            calibrated: make scores by what `calibrate` has learned, where it has.
+            **options: modalities, filters, fusion, weights, quotas and more: see `RetrieverOptions`.
         """
+        options["weights"] = {**self.preset.weights, **(options.get("weights") or {})}
         return FusionRetriever(
             self.store,
             self.preset.spaces,
             similarity_top_k=similarity_top_k,
-            modalities=modalities,
-            filters=filters,
-            fusion=fusion,
-            weights={**self.preset.weights, **(weights or {})},
             hear=self._hear if self.preset.transcriber else None,
-            at_least=at_least,
-            at_most=at_most,
-            similarity_cutoff=similarity_cutoff,
-            collapse=collapse,
-            expand=expand,
-            diversity=diversity,
-            retrievers=retrievers,
-            on_error=on_error,
+            calibration=self._calibration if calibrated else None,
+            **options,
         )
 
     def as_query_engine(
@@ -335,11 +353,8 @@ class MultiModalIndex:
         *,
         llm_media: Collection[str] | None = None,
         similarity_top_k: int | None = None,
-        modalities: Sequence[Modality] = (),
-        filters: MetadataFilters | None = None,
-        fusion: Fusion = "convex",
-        weights: Weights | None = None,
-        **engine: Any,
+        node_postprocessors: Sequence[BaseNodePostprocessor] = (),
+        **options: Any,
     ) -> RetrieverQueryEngine:
         """Make LlamaIndex's `RetrieverQueryEngine`, multimodal, over `as_retriever`.
 
@@ -348,25 +363,34 @@ class MultiModalIndex:
             llm_media: what the LLM can take besides text, of ``"image"`` and ``"audio"``; the rest becomes text. Default is
                 what the LLM says in ``accepts_media``, else images.
             similarity_top_k: how many sources; default is what the LLM says in ``suggested_sources``, else 4.
-            modalities: what to look for.
-            filters: metadata filters.
-            fusion: as in `as_retriever`.
-            weights: as in `as_retriever`.
-            **engine: passed on to ``RetrieverQueryEngine.from_args``.
+            node_postprocessors: such as `MediaRerank`; sources are numbered after them.
+            **options: those of `as_retriever` go to it, the others to ``RetrieverQueryEngine.from_args``.
+
+        Raises:
+            QueryError: the LLM is no chat model, or an option is known to neither.
         """
         llm = llm or self._default_llm()
         if not llm.metadata.is_chat_model:
             raise QueryError(f"{llm.class_name()} is no chat model, which multimodal answers need. Give a chat LLM.")
         accepted = llm_media if llm_media is not None else getattr(llm, "accepts_media", ("image",))
         k = similarity_top_k if similarity_top_k is not None else int(getattr(llm, "suggested_sources", _SOURCES))
-        retriever = self.as_retriever(
-            similarity_top_k=k, modalities=modalities, filters=filters, fusion=fusion, weights=weights
-        )
+        known = ("calibrated", *RetrieverOptions.__annotations__)
+        search: Any = {name: options.pop(name) for name in known if name in options}
+        if unknown := options.keys() - signature(RetrieverQueryEngine.from_args).parameters:
+            raise QueryError(
+                f"Expected options of retrievers ({', '.join(known)}) or of RetrieverQueryEngine.from_args, "
+                f"got {', '.join(sorted(unknown))}."
+            )
         prompt = getattr(llm, "qa_prompt", None)
         if prompt is not None:
-            engine.setdefault("chat_content_qa_template", prompt)
-        processors = [NumberSources(llm_media=tuple(accepted)), *engine.pop("node_postprocessors", [])]
-        return RetrieverQueryEngine.from_args(retriever, llm=llm, multimodal=True, node_postprocessors=processors, **engine)
+            options.setdefault("chat_content_qa_template", prompt)
+        return RetrieverQueryEngine.from_args(
+            self.as_retriever(similarity_top_k=k, **search),
+            llm=llm,
+            multimodal=True,
+            node_postprocessors=[*node_postprocessors, NumberSources(llm_media=tuple(accepted))],
+            **options,
+        )
 
     def _default_llm(self) -> LLM:
         if Settings._llm is not None:

@@ -1,4 +1,5 @@
 import base64
+import inspect
 import io
 import json
 import subprocess
@@ -21,20 +22,21 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms import CustomLLM
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import Document, ImageDocument, ImageNode, MediaResource, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from PIL import Image
 
 from llama_index_mm.answers import citations_of
 from llama_index_mm.embeddings.base import EmbeddingSpace
-from llama_index_mm.errors import DecodeError, MediaError, SpaceError, StoreError, StoreLockedError
+from llama_index_mm.errors import DecodeError, MediaError, QueryError, SpaceError, StoreError, StoreLockedError
 from llama_index_mm.index import MultiModalIndex
 from llama_index_mm.media import digest_bytes
 from llama_index_mm.nodes import AudioMedia, ImageMedia, MeshMedia
 from llama_index_mm.presets import Preset
 from llama_index_mm.readers import MediaReader
 from llama_index_mm.readers.media import document_of
-from llama_index_mm.retrieval import MediaQuery, reasons_of
+from llama_index_mm.retrieval import FusionRetriever, MediaQuery, MediaRerank, RetrieverOptions, reasons_of
 from llama_index_mm.testing import HashingEncoder, tiny_preset
 
 pytest.importorskip("av")
@@ -386,6 +388,16 @@ class Seeing(Scripted):
         return 2
 
 
+class Judging(Scripted):
+    """Rates what it is shown: the later, the better."""
+
+    def chat(self, messages, **_: Any) -> ChatResponse:
+        self._asked.append(list(messages))
+        count = sum(block.text.startswith("Item ") for block in messages[-1].blocks if isinstance(block, TextBlock))
+        ratings = [{"number": number, "relevance": number} for number in range(1, count + 1)]
+        return ChatResponse(message=ChatMessage(role="assistant", content=json.dumps({"items": ratings})))
+
+
 class TestAnswers:
     def test_an_image_arrives_as_an_image(self, index, files):
         llm = Scripted()
@@ -436,6 +448,52 @@ class TestAnswers:
         assert [one.score for one in cited] == sorted((one.score for one in cited), reverse=True)
         assert cited[0].label == "boat.md"
         assert cited[0].text == "A red boat lies on the shore."
+
+    def test_sources_are_numbered_after_reranking(self, index):
+        llm, judge = Scripted(), Judging()
+        found = index.as_retriever(similarity_top_k=4, modalities=["text", "image"]).retrieve("a red boat")
+        engine = index.as_query_engine(
+            llm,
+            similarity_top_k=4,
+            modalities=["text", "image"],
+            node_postprocessors=[MediaRerank(llm=judge, top_n=3)],
+        )
+        answer = engine.query("a red boat")
+        files = [one.node.metadata["file_name"] for one in reversed(found)][:3]
+        assert [str(one) for one in citations_of(answer.source_nodes)] == [f"[{at}] {file}" for at, file in enumerate(files, 1)]
+        told = [llm.text().index(f"[{at}] {file}") for at, file in enumerate(files, 1)]
+        assert told == sorted(told)
+        assert "[4]" not in llm.text()
+        assert "[1]" not in judge.text()
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"at_most": {"image": 1}},
+            {"similarity_cutoff": 0.3, "fusion": "maximum"},
+            {"collapse": "document", "diversity": 0.5},
+            {"weights": {"text": 0.1}, "calibrated": False},
+        ],
+    )
+    def test_options_reach_the_retriever(self, index, options):
+        answer = index.as_query_engine(Scripted(), similarity_top_k=6, **options).query("a red door")
+        found = index.as_retriever(similarity_top_k=6, **options).retrieve("a red door")
+        told = [(one.node.node_id, one.score) for one in answer.source_nodes]
+        assert told == [(one.node.node_id, one.score) for one in found]
+
+    def test_options_of_the_engine_and_of_nobody(self, index):
+        template = PromptTemplate("Say {query_str} of {context_str}")
+        with pytest.raises(
+            QueryError, match=r"^Expected options of retrievers \(calibrated, modalities, .*got similarity_topk\.$"
+        ):
+            index.as_query_engine(Scripted(), text_qa_template=template, similarity_topk=3)
+        engine = index.as_query_engine(Scripted(), streaming=True, similarity_top_k=1)
+        assert engine._response_synthesizer._streaming
+
+    def test_every_option_is_one_of_the_retriever(self):
+        taken = inspect.signature(FusionRetriever.__init__).parameters
+        given = {"self", "store", "spaces", "similarity_top_k", "hear", "calibration", "callback_manager"}
+        assert set(RetrieverOptions.__annotations__) == set(taken) - given
 
     def test_settings_are_used(self, index, monkeypatch):
         llm = Scripted()

@@ -14,9 +14,11 @@ import typer
 from llama_index.core.schema import NodeWithScore
 
 from llama_index_mm.cli import show
+from llama_index_mm.cli.calibrate import calibrate
 from llama_index_mm.cli.evaluate import evaluate
 from llama_index_mm.cli.models import models_app
 from llama_index_mm.cli.presets import presets
+from llama_index_mm.cli.search import seats_of, span_of
 from llama_index_mm.errors import DecodeError, MultiModalError
 from llama_index_mm.media import MODALITIES
 
@@ -31,6 +33,7 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.command()(presets)
 app.command()(evaluate)
+app.command()(calibrate)
 
 Store = Annotated[Path, typer.Option("--store", "-s", envvar="LLAMA_INDEX_MM_STORE", help="Folder of the index.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -41,7 +44,17 @@ Sound = Annotated[Path | None, typer.Option("--audio", help="Ask with a recordin
 Shape = Annotated[Path | None, typer.Option("--mesh", help="Ask with a 3D model.")]
 Words = Annotated[str, typer.Argument(help="Words to ask with.")]
 Count = Annotated[int | None, typer.Option("-k", "--top-k", min=1, help="How many results.")]
-Blend = Annotated[str, typer.Option("--fusion", help="convex or reciprocal_rank.")]
+Blend = Annotated[str, typer.Option("--fusion", help="convex, reciprocal_rank, distribution_based or maximum.")]
+Unwanted = Annotated[list[str] | None, typer.Option("--not", help="What results should not be like. Repeatable.")]
+Spoken = Annotated[list[str] | None, typer.Option("--language", help="Leave out other languages, such as de. Repeatable.")]
+Between = Annotated[str | None, typer.Option("--between", help="Only recordings at this time, such as 10-20 or 1:05-1:20.")]
+AtLeast = Annotated[list[str] | None, typer.Option("--at-least", help="Keep seats, such as image=2 or language:zh=1.")]
+AtMost = Annotated[list[str] | None, typer.Option("--at-most", help="Take no more of a kind, such as image=2. Repeatable.")]
+Cutoff = Annotated[float | None, typer.Option("--cutoff", min=0, max=1, help="Score below which nothing is given.")]
+Collapse = Annotated[bool, typer.Option("--collapse", help="Only the best of each file.")]
+Diversity = Annotated[
+    float, typer.Option("--diversity", min=0, max=1, help="Above 0, what is like something better gives way.")
+]
 
 _DEFAULT_STORE = Path("mm-index")
 _RESULTS = 5
@@ -129,8 +142,16 @@ def search(
     audio: Sound = None,
     mesh: Shape = None,
     modality: Asked = None,
+    unwanted: Unwanted = None,
+    language: Spoken = None,
+    between: Between = None,
     k: Count = None,
     fusion: Blend = "convex",
+    at_least: AtLeast = None,
+    at_most: AtMost = None,
+    cutoff: Cutoff = None,
+    collapse: Collapse = False,
+    diversity: Diversity = 0.0,
     as_json: AsJson = False,
     html: Html = None,
 ) -> None:
@@ -138,9 +159,27 @@ def search(
     from llama_index_mm.index import MultiModalIndex
     from llama_index_mm.retrieval import MediaQuery
 
+    asked = MediaQuery(
+        query,
+        image=image,
+        audio=audio,
+        mesh=mesh,
+        modalities=tuple(modality or ()),  # type: ignore[arg-type]
+        negative=unwanted,
+        language=language,
+        between=span_of(between),
+    )
+    options: Any = {
+        "similarity_top_k": k or _RESULTS,
+        "fusion": fusion,
+        "at_least": seats_of("--at-least", at_least),
+        "at_most": seats_of("--at-most", at_most),
+        "similarity_cutoff": cutoff,
+        "collapse": "document" if collapse else None,
+        "diversity": diversity,
+    }
     with MultiModalIndex.open(store) as index:
-        asked: Any = MediaQuery(query, image=image, audio=audio, mesh=mesh, modalities=tuple(modality or ()))  # type: ignore[arg-type]
-        retriever = index.as_retriever(similarity_top_k=k or _RESULTS, fusion=fusion)  # type: ignore[arg-type]
+        retriever = index.as_retriever(**options)
         found = retriever.retrieve(asked)
         if as_json:
             _print_json([show.as_dict(node, at) for at, node in enumerate(found, 1)])
@@ -164,7 +203,7 @@ def ask(
     from llama_index_mm.index import MultiModalIndex
 
     with MultiModalIndex.open(store) as index:
-        engine = index.as_query_engine(similarity_top_k=k, modalities=tuple(modality or ()))  # type: ignore[arg-type]
+        engine = index.as_query_engine(similarity_top_k=k, modalities=tuple(modality or ()))
         response = engine.query(question)
         sources = citations_of(response.source_nodes)
         if as_json:

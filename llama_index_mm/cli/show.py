@@ -76,7 +76,10 @@ def results(found: Sequence[NodeWithScore]) -> None:
     for rank, one in enumerate(found, 1):
         told = as_dict(one, rank)
         span = "" if told["start"] is None else f"{format_seconds(told['start'])}-{format_seconds(told['end'])}"
-        because = "\n".join(f"{reason['part']} in {reason['space']} {reason['contribution']:.2f}" for reason in told["reasons"])
+        because = "\n".join(
+            f"{'not ' * reason.negative}{reason.part} in {reason.space} {reason.contribution:.2f}"
+            for reason in reasons_of(one.node)
+        )
         name = Path(told["file"]).name if told["file"] else told["node_id"]
         cells = (
             str(rank),

@@ -226,8 +226,9 @@ def _reasons(node: BaseNode) -> Markup | None:
 
 
 def _reason(reason: ChannelReason) -> Markup:
-    numbers = (f"{reason.contribution:.2f}", f"{reason.score:.2f}", f"{reason.weight:g}", f"{reason.raw:.2f}")
-    cells = (element("td", text) for text in (reason.part, reason.space))
+    raw = "" if reason.raw is None else f"{reason.raw:.2f}"
+    numbers = (f"{reason.contribution:.2f}", f"{reason.score:.2f}", f"{reason.weight:g}", raw)
+    cells = (element("td", text) for text in (f"{'not ' * reason.negative}{reason.part}", reason.space))
     return element("tr", *cells, *(element("td", number, class_="figure") for number in numbers))
 
 

@@ -1,5 +1,7 @@
 """From a query to one ranking with reasons."""
 
+from llama_index_mm.retrieval.calibration import Calibration
+from llama_index_mm.retrieval.calibration_report import CalibrationReport
 from llama_index_mm.retrieval.components import (
     AddMedia,
     KeepMedia,
@@ -8,6 +10,7 @@ from llama_index_mm.retrieval.components import (
     MediaRetryQueryEngine,
 )
 from llama_index_mm.retrieval.fusion import Fusion, convex, distribution_based, maximum, reciprocal_rank
+from llama_index_mm.retrieval.options import RetrieverOptions
 from llama_index_mm.retrieval.query import MediaQuery
 from llama_index_mm.retrieval.reasons import ChannelReason, reasons_of
 from llama_index_mm.retrieval.rerank import MediaRerank, RerankReason, rerank_reason_of
@@ -16,6 +19,8 @@ from llama_index_mm.retrieval.translate import TranslateQuery
 
 __all__ = [
     "AddMedia",
+    "Calibration",
+    "CalibrationReport",
     "ChannelReason",
     "Fusion",
     "FusionRetriever",
@@ -26,6 +31,7 @@ __all__ = [
     "MediaRerank",
     "MediaRetryQueryEngine",
     "RerankReason",
+    "RetrieverOptions",
     "TranslateQuery",
     "convex",
     "distribution_based",

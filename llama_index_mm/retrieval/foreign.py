@@ -101,7 +101,8 @@ def read_results(name: str, results: Sequence[NodeWithScore]) -> ForeignList:
     """Turn results into scores that compare: each list is scaled by its own mean and deviation, as `spread` does.
 
     If any has no score, or one that is not finite, their order stands for the scores: n for the first of n, 1 for the last.
-    Of a node that comes twice the first counts.
+    Of a node that comes twice the first counts. A score of 0 in a list without negative ones says that nothing fits, as BM25
+    gives to nodes that share no word with the query when it has too few others: these are left out.
 
     Args:
         name: of the retriever.
@@ -112,6 +113,10 @@ def read_results(name: str, results: Sequence[NodeWithScore]) -> ForeignList:
         first.setdefault(result.node.node_id, result)
     raws = [_finite(result.score) for result in first.values()]
     known = [raw for raw in raws if raw is not None]
+    if len(known) == len(raws) and min(known, default=1.0) == 0:
+        first = {node_id: result for (node_id, result), raw in zip(first.items(), known, strict=True) if raw > 0}
+        known = [raw for raw in known if raw > 0]
+        raws = list(known)
     scores = spread(known if len(known) == len(raws) else [float(rank) for rank in range(len(raws), 0, -1)])
     hits = {
         node_id: ForeignHit(result.node, raw, score)

@@ -10,7 +10,7 @@ it were not there; a score of None, NaN or infinity counts as missing, and an it
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = [
     "FUSIONS",
     "Fused",
     "Fusion",
+    "Ranking",
     "convex",
     "distribution_based",
     "logistic",
@@ -57,6 +58,28 @@ class Fused(NamedTuple):
     contributions: Mapping[int, float]
 
 
+class Ranking(Mapping[T, Fused]):
+    """Fused scores of items. What each list contributes to one is worked out when it is asked for.
+
+    Args:
+        scores: in [0, 1], by item.
+        shares: gives the contributions to an item.
+    """
+
+    def __init__(self, scores: Mapping[T, float], shares: Callable[[T], Mapping[int, float]]) -> None:
+        self.scores = scores
+        self._shares = shares
+
+    def __getitem__(self, item: T) -> Fused:
+        return Fused(self.scores[item], self._shares(item))
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
 def logistic(deviations: float) -> float:
     """Map deviations above the background to (0, 1): one half at 2, 0.12 at 0, 0.95 at 5."""
     return 0.5 * (1.0 + math.tanh((deviations - _MIDDLE) / 2))  # 1 / (1 + exp(2 - x)), which would overflow
@@ -84,8 +107,9 @@ def normalise_all(
     """
     count = len(background)
     wide = background.astype(np.float64)
-    mean = float(wide.mean()) if count else 0.0
-    variance = float(wide.var()) if count else 0.0
+    mean = float(wide.sum()) / count if count else 0.0
+    from_mean = wide - mean
+    variance = float(from_mean @ from_mean) / count if count else 0.0
     if known is not None:
         share = count / (count + _PRIOR)
         # Law of total variance over the sample and the prior.
@@ -99,7 +123,7 @@ def normalise_all(
     return scores
 
 
-def convex(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> dict[T, Fused]:
+def convex(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> Ranking[T]:
     """Weighted mean of the scores over the lists that can find the item (Bruch et al. 2023).
 
     score(i) = sum over lists c of i's group of w_c s_c(i), divided by the sum of these w_c. A score that is missing counts 0.
@@ -112,7 +136,7 @@ def convex(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequenc
     return _mean(_known(lists), weights, groups)
 
 
-def reciprocal_rank(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> dict[T, Fused]:
+def reciprocal_rank(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> Ranking[T]:
     """Weighted reciprocal rank fusion (Cormack et al. 2009): like `convex` over 61 / (60 + rank) in place of the score.
 
     The best of a list has rank 1; equal scores share the better rank. Ranks know nothing of how good the best is.
@@ -125,7 +149,7 @@ def reciprocal_rank(lists: Lists[T], weights: Sequence[float], groups: Mapping[T
     )
 
 
-def distribution_based(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> dict[T, Fused]:
+def distribution_based(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> Ranking[T]:
     """Distribution-based score fusion (Mazzeschi 2023): like `convex` over the scores of each list scaled by `spread`."""
     known = _known(lists)
     return _mean(
@@ -135,7 +159,7 @@ def distribution_based(lists: Lists[T], weights: Sequence[float], groups: Mappin
     )
 
 
-def maximum(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> dict[T, Fused]:
+def maximum(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> Ranking[T]:
     """The greatest weighted score over the lists that can find the item.
 
     score(i) = maximum over lists c of i's group of w_c s_c(i), divided by the greatest of these w_c. So the list that weighs
@@ -143,19 +167,18 @@ def maximum(lists: Lists[T], weights: Sequence[float], groups: Mapping[T, Sequen
     that gave it share it, and the others contribute 0.
     """
     known = _known(lists)
+    shares: dict[T, dict[int, float]] = {}
+    for items, members in _grouped(weights, groups, max):
+        for item in items:
+            values = {at: weight * known[at][item] for at, weight in members if item in known[at]}
+            if values:
+                top = max(values.values())
+                share = top / sum(value == top for value in values.values())
+                shares[item] = {at: share if value == top else 0.0 for at, value in values.items()}
+    return Ranking({item: min(1.0, math.fsum(parts.values())) for item, parts in shares.items()}, shares.__getitem__)
 
-    def best(item: T, members: Sequence[tuple[int, float]]) -> dict[int, float]:
-        values = {at: weight * known[at][item] for at, weight in members if item in known[at]}
-        top = max(values.values(), default=0.0)
-        share = top / max(1, sum(value == top for value in values.values()))
-        return {at: share if value == top else 0.0 for at, value in values.items()}
 
-    return _fuse(weights, groups, max, best)
-
-
-def subtract(
-    fused: Mapping[T, Fused], unwanted: Mapping[int, Mapping[T, float]], weights: Mapping[int, float]
-) -> dict[T, Fused]:
+def subtract(fused: Mapping[T, Fused], unwanted: Mapping[int, Mapping[T, float]], weights: Mapping[int, float]) -> Ranking[T]:
     """Take away from what is like something that is not wanted: a soft AND NOT by the product t-norm.
 
     score'(i) = score(i) times the product of (1 - w_c s_c(i)) over the unwanted lists c in which i has a score. The
@@ -176,7 +199,7 @@ def subtract(
         total = math.fsum(shares.values())
         lost = {at: (kept - one.score) * share / total if total > 0 else 0.0 for at, share in shares.items()}
         out[item] = Fused(kept, {**one.contributions, **lost}) if shares else one
-    return out
+    return Ranking({item: one.score for item, one in out.items()}, lambda item: out[item].contributions)
 
 
 def spread(scores: Sequence[float]) -> list[float]:
@@ -204,38 +227,43 @@ def _known(lists: Lists[T]) -> list[dict[T, float]]:
     return [{item: score for item, score in scores.items() if score is not None and math.isfinite(score)} for scores in lists]
 
 
-def _mean(lists: Sequence[Mapping[T, float]], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> dict[T, Fused]:
-    def shares(item: T, members: Sequence[tuple[int, float]]) -> dict[int, float]:
-        return {at: weight * lists[at][item] for at, weight in members if item in lists[at]}
+def _mean(lists: Sequence[Mapping[T, float]], weights: Sequence[float], groups: Mapping[T, Sequence[int]]) -> Ranking[T]:
+    totals: dict[T, float] = {}
+    judges: dict[T, list[tuple[int, float]]] = {}
+    for items, members in _grouped(weights, groups, math.fsum):
+        known: set[T] = set()
+        known.update(*(lists[at] for at, _ in members))
+        found = [item for item in items if item in known]
+        shares = [[weight * lists[at].get(item, 0.0) for item in found] for at, weight in members]
+        sums = map(math.fsum, zip(*shares, strict=True))
+        totals.update(zip(found, [one if one < 1.0 else 1.0 for one in sums], strict=True))  # rounding may lead beyond 1
+        judges.update(dict.fromkeys(found, members))
 
-    return _fuse(weights, groups, math.fsum, shares)
+    def contributions(item: T) -> dict[int, float]:
+        return {at: weight * lists[at][item] for at, weight in judges[item] if item in lists[at]}
+
+    return Ranking(totals, contributions)
 
 
-def _fuse(
-    weights: Sequence[float],
-    groups: Mapping[T, Sequence[int]],
-    whole: Callable[[Iterable[float]], float],
-    shares: Callable[[T, Sequence[tuple[int, float]]], dict[int, float]],
-) -> dict[T, Fused]:
-    """Sum up the shares that the lists of an item's group give it; an item without any is left out.
+def _grouped(
+    weights: Sequence[float], groups: Mapping[T, Sequence[int]], whole: Callable[[Iterable[float]], float]
+) -> Iterator[tuple[list[T], list[tuple[int, float]]]]:
+    """Items that are judged by the same lists, and these lists with their shares of the weight; those of weight 0 are left out.
 
     Args:
         weights: of each list.
         groups: indices of lists by item.
         whole: of the weights of a group, gives what these are divided by.
-        shares: of an item and its lists with their weights, gives shares of the score by list.
     """
-    fused: dict[T, Fused] = {}
-    seen: dict[int, list[tuple[int, float]]] = {}  # by identity: most items have one of a few groups
+    together: dict[int, tuple[Sequence[int], list[T]]] = {}  # by identity: most items have one of a few groups
     for item, group in groups.items():
-        members = seen.get(id(group))
-        if members is None:
-            heavy = [(at, weights[at]) for at in group if weights[at] > 0]
-            total = whole(weight for _, weight in heavy) if heavy else 1.0
-            members = seen[id(group)] = [(at, weight / total) for at, weight in heavy]
-        if parts := shares(item, members):
-            fused[item] = Fused(min(1.0, math.fsum(parts.values())), parts)  # rounding may lead beyond 1
-    return fused
+        if (known := together.get(id(group))) is None:
+            known = together[id(group)] = (group, [])
+        known[1].append(item)
+    for group, items in together.values():
+        heavy = [(at, weights[at]) for at in group if weights[at] > 0]
+        total = whole(weight for _, weight in heavy) if heavy else 1.0
+        yield items, [(at, weight / total) for at, weight in heavy]
 
 
 def _ranks(scores: Mapping[T, float]) -> dict[T, int]:
@@ -244,7 +272,7 @@ def _ranks(scores: Mapping[T, float]) -> dict[T, int]:
     return {item: first[score] for item, score in scores.items()}
 
 
-FUSIONS: Mapping[Fusion, Callable[..., dict[Any, Fused]]] = {
+FUSIONS: Mapping[Fusion, Callable[..., Ranking[Any]]] = {
     "convex": convex,
     "distribution_based": distribution_based,
     "maximum": maximum,

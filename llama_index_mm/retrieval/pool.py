@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from llama_index.core.schema import BaseNode
@@ -17,9 +18,6 @@ __all__ = ["Item", "Judge", "Judged", "Pool", "Scores", "matched"]
 
 Item = int | str
 """Number of a node in the store, or id of one that another retriever found elsewhere."""
-
-Judged = tuple[float | None, float]
-"""Raw similarity, None if another retriever gave none; score in [0, 1]."""
 
 Scores = Callable[[Channel, NDArray[np.floating], Sequence[int]], NDArray[np.floating]]
 """Turns a channel's raw similarities to nodes of these numbers, ``(n,)``, into scores."""
@@ -42,6 +40,18 @@ class Judge:
     modality: Modality
     weight: float
     negative: bool
+
+
+class Judged(NamedTuple):
+    """What one judge says of items.
+
+    Attributes:
+        raws: raw similarities; None if another retriever gave none.
+        scores: in [0, 1], of the same items.
+    """
+
+    raws: Mapping[Item, float | None]
+    scores: Mapping[Item, float]
 
 
 class Pool:
@@ -69,6 +79,9 @@ class Pool:
         self._scores = scores
         self._depth = depth
         self._seqs: dict[Modality, set[int]] = {}
+        self._fingerprints = {
+            space.name: space.fingerprint for space in {one.space.name: one.space for one in channels}.values()
+        }
         own = [Judge(one.part, one.space.name, one.modality, one.weight, one.negative) for one in channels]
         self.judges = [*own, *(judge for judge, _ in foreign)]
         self.elsewhere = {item: hit for _, hits in foreign for item, hit in hits.items() if isinstance(item, str)}
@@ -101,42 +114,44 @@ class Pool:
         for channel, judge in zip(self._channels, self.judges, strict=False):
             if judge.negative or channel.modality in full:
                 continue
-            space = channel.space
+            name = channel.space.name
             hits = self._store.search(
-                space.name, channel.modality, channel.vector, self._depth, among, fingerprint=space.fingerprint
+                name, channel.modality, channel.vector, self._depth, among, fingerprint=self._fingerprints[name]
             )
-            self.add(channel.modality, (hit.seq for hit in hits))
+            self.add(channel.modality, [hit.seq for hit in hits])
             more |= len(hits) == self._depth
         return more
 
-    def judge(self) -> list[dict[Item, Judged]]:
+    def judge(self) -> list[Judged]:
         """For each judge: what it says of every candidate of its modality that it can judge."""
         ordered = {modality: sorted(seqs) for modality, seqs in self._seqs.items()}
-        lists: list[dict[Item, Judged]] = []
+        lists: list[Judged] = []
         for channel in self._channels:
             seqs = ordered.get(channel.modality, [])
             if not seqs:
-                lists.append({})
+                lists.append(Judged({}, {}))
                 continue
             raw = self._store.similarities(channel.space.name, channel.modality, channel.vector, seqs)
             scores = self._scores(channel, raw, seqs)
-            judged = zip(seqs, raw.tolist(), scores.tolist(), strict=True)
-            lists.append({seq: (value, score) for seq, value, score in judged if value == value})  # NaN: has no vector
+            if (missing := np.isnan(raw)).any():  # of nodes that have no vector there
+                seqs, raw, scores = np.asarray(seqs)[~missing].tolist(), raw[~missing], scores[~missing]
+            lists.append(Judged(dict(zip(seqs, raw.tolist(), strict=True)), dict(zip(seqs, scores.tolist(), strict=True))))
         for _, hits in self._foreign:
-            lists.append({item: (hit.raw, hit.score) for item, hit in hits.items()})
+            raws, judged = ({item: getattr(hit, name) for item, hit in hits.items()} for name in ("raw", "score"))
+            lists.append(Judged(raws, judged))
         return lists
 
-    def groups(self, lists: Sequence[Mapping[Item, Judged]]) -> dict[Item, list[int]]:
+    def groups(self, lists: Sequence[Judged]) -> dict[Item, list[int]]:
         """For each item that anybody wants, the judges that can find it: of its modality, and for foreign ones only foreign."""
         wanting = [at for at, judge in enumerate(self.judges) if not judge.negative]
-        of = {
-            (modality, own): [
-                at for at in wanting if self.judges[at].modality == modality and (own or at >= len(self._channels))
-            ]
-            for modality in {judge.modality for judge in self.judges}
-            for own in (True, False)
-        }
-        return {item: of[self.judges[at].modality, isinstance(item, int)] for at in wanting for item in lists[at]}
+        out: dict[Item, list[int]] = {}
+        for modality in self.modalities:
+            every = [at for at in wanting if self.judges[at].modality == modality]
+            foreign = [at for at in every if at >= len(self._channels)]
+            for at in every:
+                out |= dict.fromkeys(lists[at].scores, every)
+            out |= dict.fromkeys((item for at in foreign for item in lists[at].scores if isinstance(item, str)), foreign)
+        return out
 
     def likeness(self, items: Sequence[Item], modalities: Mapping[Item, Modality]) -> Callable[[int], NDArray[np.float64]]:
         """How like one item the others are, by its position: ``(n,)`` in [0, 1].

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import MetadataFilters
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from llama_index_mm.embeddings.base import EmbeddingSpace
 from llama_index_mm.errors import QueryError
 from llama_index_mm.media import MODALITIES, Modality
+from llama_index_mm.retrieval.calibration import Calibration
+from llama_index_mm.retrieval.candidates import Candidates, gather
 from llama_index_mm.retrieval.channels import Channel, Hear, plan, stored_in
 from llama_index_mm.retrieval.foreign import ForeignHit, ForeignList, OnError, aask, ask
-from llama_index_mm.retrieval.fusion import FUSIONS, Fused, Fusion, normalise_all, subtract
+from llama_index_mm.retrieval.fusion import FUSIONS, Fusion, Ranking, normalise_all, subtract
 from llama_index_mm.retrieval.pool import Item, Judge, Judged, Pool, matched
 from llama_index_mm.retrieval.query import filters_of, parts_of
 from llama_index_mm.retrieval.select import Selection
@@ -40,8 +42,8 @@ class FusionRetriever(BaseRetriever):
 
     For each channel the ``5 k`` nearest nodes are taken (50 at least). Every node that any channel found is then scored in
     all channels that can find its modality, so a node is never worse off because one list was cut short. Raw similarities
-    become comparable by `normalise`; then the fusion weighs them, and what is not wanted is taken away by `subtract`. Nodes
-    come back as copies with their reasons, by score.
+    become comparable by the calibration, or by `normalise` where there is none; then the fusion weighs them, and what is not
+    wanted is taken away by `subtract`. Nodes come back as copies with their reasons, by score.
 
     Args:
         store: where the vectors are.
@@ -64,6 +66,9 @@ class FusionRetriever(BaseRetriever):
             any. What they find counts among the modalities of what they find; nodes that are not in the store come back as
             copies. Their scores are scaled list by list, see `read_results`. Filters hold for them, too.
         on_error: ``"skip"`` to go on without another retriever that fails, with a warning in the log.
+        calibration: makes scores of similarities; a channel that it does not know is scored by `normalise`.
+        language_balance: in [0, 1], share of what usually sets the languages of recordings and texts apart that is taken
+            away; needs a calibration. It brings languages that a query is not in to the front, at the cost of the others.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class FusionRetriever(BaseRetriever):
         diversity: float = 0.0,
         retrievers: Mapping[str, BaseRetriever] | None = None,
         on_error: OnError = "raise",
+        calibration: Calibration | None = None,
+        language_balance: float = 0.0,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         if similarity_top_k < 1:
@@ -100,6 +107,8 @@ class FusionRetriever(BaseRetriever):
             raise QueryError(f"The names {', '.join(taken)} of other retrievers are names of spaces. Give them other names.")
         if on_error not in ("raise", "skip"):
             raise QueryError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
+        if not 0 <= language_balance <= 1:
+            raise QueryError(f"language_balance must be in [0, 1], got {language_balance}.")
         self._selection = Selection(dict(at_least or {}), dict(at_most or {}), similarity_cutoff, collapse, expand, diversity)
         self._selection.check_seats(similarity_top_k)
         super().__init__(callback_manager=callback_manager)
@@ -113,6 +122,8 @@ class FusionRetriever(BaseRetriever):
         self._hear = hear
         self._retrievers = dict(retrievers or {})
         self._on_error = on_error
+        self._calibration = calibration
+        self._balance = language_balance
 
     def _weight(self, part: str, space: str, modality: str) -> float:
         for key in (f"{part}:{space}:{modality}", f"{space}:{modality}", space):
@@ -121,20 +132,43 @@ class FusionRetriever(BaseRetriever):
         return 1.0
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        channels = self._plan(query_bundle)
-        return self._answer(query_bundle, channels, ask(*self._asked(query_bundle), self._on_error))
+        return self._answer(query_bundle, *self._found(query_bundle))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._answer, query_bundle, *await self._afound(query_bundle))
+
+    def candidates(self, query: QueryType) -> Candidates:
+        """Give what every channel says of the nodes that a query may be answered with: to look at, or to fit weights to.
+
+        It is what `retrieve` makes its first ranking of; seats, cutoff, collapse and diversity come after it.
+
+        Raises:
+            QueryError: as `retrieve`.
+        """
+        bundle = QueryBundle(query) if isinstance(query, str) else query
+        return self._candidates(bundle, *self._found(bundle))
+
+    async def acandidates(self, query: QueryType) -> Candidates:
+        """Like `candidates`, off the event loop."""
+        bundle = QueryBundle(query) if isinstance(query, str) else query
+        return await asyncio.to_thread(self._candidates, bundle, *await self._afound(bundle))
+
+    def _found(self, query: QueryBundle) -> tuple[list[Channel], list[ForeignList]]:
+        """The channels of a query, and what other retrievers found."""
+        channels = self._plan(query)
+        return channels, ask(*self._asked(query), self._on_error)
+
+    async def _afound(self, query: QueryBundle) -> tuple[list[Channel], list[ForeignList]]:
         planned, asked = await asyncio.gather(
-            asyncio.to_thread(self._plan, query_bundle),
-            aask(*self._asked(query_bundle), self._on_error),
+            asyncio.to_thread(self._plan, query),
+            aask(*self._asked(query), self._on_error),
             return_exceptions=True,  # so that nothing is left running
         )
         if isinstance(planned, BaseException):
             raise planned
         if isinstance(asked, BaseException):
             raise asked
-        return await asyncio.to_thread(self._answer, query_bundle, planned, asked)
+        return planned, asked
 
     def _plan(self, query: QueryBundle) -> list[Channel]:
         only = getattr(query, "spaces", ())
@@ -173,9 +207,24 @@ class FusionRetriever(BaseRetriever):
 
     def _answer(self, query: QueryBundle, channels: Sequence[Channel], foreign: Sequence[ForeignList]) -> list[NodeWithScore]:
         among = self._among(query)
-        judged = self._judged(query, foreign, among)
-        pool = Pool(self._store, channels, judged, self._scores, max(_LEAST, _CANDIDATES * self._k))
+        pool = self._pool(query, channels, foreign, among)
         return Selecting(self._store, pool, self._fuse, self._selection, self._k).results(among)
+
+    def _pool(
+        self,
+        query: QueryBundle,
+        channels: Sequence[Channel],
+        foreign: Sequence[ForeignList],
+        among: NDArray[np.int64] | None,
+    ) -> Pool:
+        judged = self._judged(query, foreign, among)
+        return Pool(self._store, channels, judged, self._scores, max(_LEAST, _CANDIDATES * self._k))
+
+    def _candidates(self, query: QueryBundle, channels: Sequence[Channel], foreign: Sequence[ForeignList]) -> Candidates:
+        among = self._among(query)
+        pool = self._pool(query, channels, foreign, among)
+        pool.search(among)
+        return gather(pool, self._store, channels, self._weight, self._fusion)
 
     def _judged(
         self, query: QueryBundle, foreign: Sequence[ForeignList], among: NDArray[np.int64] | None
@@ -192,14 +241,20 @@ class FusionRetriever(BaseRetriever):
 
     def _scores(self, channel: Channel, raw: NDArray[np.floating], seqs: Sequence[int]) -> NDArray[np.floating]:
         """Scores of a channel's raw similarities to nodes of one modality; NaN stays NaN."""
+        space = channel.space
+        if self._calibration is not None:
+            key = (space.name, channel.asked, channel.modality)
+            scores = self._calibration.scores(self._store, key, space.fingerprint, raw, seqs, self._balance)
+            if scores is not None:
+                return scores
         background = self._store.sample(channel.space.name, channel.modality, _SAMPLE) @ channel.vector
         usual = channel.space.background.get((channel.asked, channel.modality))
         return normalise_all(raw, background, known=(usual.mean, usual.deviation) if usual is not None else None)
 
-    def _fuse(self, pool: Pool, lists: Sequence[Mapping[Item, Judged]]) -> dict[Item, Fused]:
-        scores = [{item: score for item, (_, score) in found.items()} for found in lists]
+    def _fuse(self, pool: Pool, lists: Sequence[Judged]) -> Ranking[Item]:
+        scores = [found.scores for found in lists]
         weights = [judge.weight for judge in pool.judges]
-        fused: dict[Item, Fused] = FUSIONS[self._fusion](scores, weights, pool.groups(lists))
+        fused: Ranking[Item] = FUSIONS[self._fusion](scores, weights, pool.groups(lists))
         unwanted = {at: scores[at] for at, judge in enumerate(pool.judges) if judge.negative}
         return subtract(fused, unwanted, dict(enumerate(weights))) if unwanted else fused
 

@@ -1,7 +1,7 @@
 """From a pool of candidates to the nodes that are given."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from llama_index.core.schema import BaseNode, NodeWithScore
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llama_index_mm.media import Modality
 from llama_index_mm.nodes import PREFIX
 from llama_index_mm.retrieval.foreign import copy_of
-from llama_index_mm.retrieval.fusion import Fused
+from llama_index_mm.retrieval.fusion import Ranking
 from llama_index_mm.retrieval.pool import Item, Judged, Pool
 from llama_index_mm.retrieval.reasons import ChannelReason, attach_reasons
 from llama_index_mm.retrieval.select import LANGUAGE, Selection, best_of_each, choose
@@ -20,7 +20,7 @@ from llama_index_mm.stores import MediaStore
 __all__ = ["Fuse", "Selecting"]
 
 Seqs = NDArray[np.int64]
-Fuse = Callable[[Pool, Sequence[Mapping[Item, Judged]]], dict[Item, Fused]]
+Fuse = Callable[[Pool, Sequence[Judged]], Ranking[Item]]
 """Makes one ranking of what the judges of a pool say."""
 
 _LANGUAGE = PREFIX + "language"
@@ -45,8 +45,8 @@ class Selecting:
         self._k = k
         self._nodes: dict[Item, BaseNode] = {item: hit.node for item, hit in pool.elsewhere.items()}
         self._spoken: dict[str, Seqs] = {}  # nodes of the languages that have quotas, by key
-        self._lists: list[dict[Item, Judged]] = []
-        self._fused: dict[Item, Fused] = {}
+        self._lists: list[Judged] = []
+        self._fused: Ranking[Item] = Ranking({}, lambda _: {})
         self._ranked: dict[Item, float] = {}
         self._cut = False
 
@@ -78,10 +78,13 @@ class Selecting:
     def _rank(self) -> None:
         self._lists = self._pool.judge()
         self._fused = self._fuse(self._pool, self._lists)
+        scores = self._fused.scores
         # Of equal scores the older node comes first; those from elsewhere come last.
-        order = sorted(self._fused, key=lambda item: (-self._fused[item].score, isinstance(item, str), item))
+        elsewhere = scores.keys() & self._pool.elsewhere.keys()
+        items = [*sorted(scores.keys() - elsewhere), *sorted(elsewhere)]
         least = self._selection.similarity_cutoff or 0.0
-        self._ranked = {item: score for item in order if (score := self._fused[item].score) >= least}
+        order = sorted(items, key=scores.__getitem__, reverse=True)  # which keeps the order of equal ones
+        self._ranked = {item: score for item in order if (score := scores[item]) >= least}
         self._cut = len(self._ranked) < len(order)
 
     def _choose(self) -> list[Item]:
@@ -104,7 +107,7 @@ class Selecting:
 
     def _modalities(self) -> dict[Item, Modality]:
         judged = zip(self._pool.judges, self._lists, strict=True)
-        return {item: judge.modality for judge, found in judged for item in found}
+        return {item: judge.modality for judge, found in judged for item in found.scores}
 
     def _kinds(self, items: Sequence[Item]) -> dict[Item, list[str]]:
         """Modality of each item, and the keys of its language if there are quotas on it."""
@@ -162,11 +165,14 @@ class Selecting:
             if item not in self._nodes:  # deleted by another process between search and now
                 continue
             node = copy_of(self._nodes[item]) if isinstance(item, str) else self._nodes[item]
+            fused = self._fused[item]
             reasons = [
-                ChannelReason(judge.part, judge.space, *self._lists[at][item], judge.weight, share, judge.negative)
-                for at, share in self._fused[item].contributions.items()
-                for judge in (self._pool.judges[at],)
+                ChannelReason(
+                    judge.part, judge.space, found.raws[item], found.scores[item], judge.weight, share, judge.negative
+                )
+                for at, share in fused.contributions.items()
+                for judge, found in ((self._pool.judges[at], self._lists[at]),)
             ]
             attach_reasons(node, sorted(reasons, key=lambda reason: -reason.contribution))
-            out.append(NodeWithScore(node=node, score=self._fused[item].score))
+            out.append(NodeWithScore(node=node, score=fused.score))
         return out

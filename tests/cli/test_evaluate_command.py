@@ -127,3 +127,32 @@ def test_errors(home, args, error, message):
     assert result.exit_code == 1
     assert type(result.exception) is error
     assert message in str(result.exception)
+
+
+def many(home):
+    """A dozen queries of words and a picture: each is for the picture, of which the words tell nothing."""
+    rows = [f"number {at},asked.png,image,red.png" for at in range(12)]
+    (home / "many.csv").write_text("query,image,modalities,relevant\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return "many.csv"
+
+
+def test_weights_are_fitted_if_asked(home):
+    assert "weights" not in json.loads(call(home, many(home), "--json").stdout)
+    told = json.loads(call(home, many(home), "--json", "--fit-weights", "--k", "1,2").stdout)
+    fit = told["weights"]
+    assert (fit["metric"], fit["queries"], fit["decided"]) == ("nDCG@2", 12, 12)
+    assert set(fit["weights"]) == {"text:text:image", "image:picture:image"}
+    assert fit["scores"]["the retriever's own"]["mean"] == told["overall"]["metrics"]["nDCG@2"]["mean"]
+    done = call(home, many(home), "--fit-weights")
+    words = done.stdout.split()
+    assert {"fitted,", "held", "out", "text:text:image", "image:picture:image", "folds"} <= set(words)
+    assert "Weights decide only 12 of the queries" in " ".join(done.stderr.split())
+
+
+def test_too_few_queries_to_fit_weights_to(home):
+    done = call(home, "good.csv", "--json", "--fit-weights", code=1)
+    told = json.loads(done.stdout)
+    assert told["weights"]["error"].startswith("Expected at least 10 judged queries that weights can decide, got 0 of 3")
+    assert told["overall"]["queries"] == 3
+    assert "no weights Expected at least 10 judged queries" in " ".join(done.stderr.split())
+    assert "text -> image" in call(home, "good.csv", "--fit-weights", code=1).stdout

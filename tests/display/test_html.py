@@ -214,6 +214,19 @@ def test_reasons_are_a_table():
     assert "details" in page.one("table")["inside"]
 
 
+def test_reasons_without_a_raw_score_and_of_what_is_not_wanted():
+    node = TextNode(text="x")
+    reasons = [
+        ChannelReason("query", "bm25", None, 0.5, 2.0, 0.5),
+        ChannelReason("image 2", "picture", 0.9, 0.75, 1.0, -0.25, negative=True),
+    ]
+    attach_reasons(node, reasons)
+    assert [one["text"] for one in page_of(node).all("td")] == [
+        *("query", "bm25", "0.50", "0.50", "2", ""),
+        *("not image 2", "picture", "-0.25", "0.75", "1", "0.90"),
+    ]
+
+
 def test_hostile_text_is_escaped(tmp_path):
     section = Section(
         HOSTILE,

@@ -86,6 +86,38 @@ def test_without_scores_the_order_counts(score):
     assert [(hit.raw, hit.score) for hit in found.hits.values()] == [(None, pytest.approx(2 / 3)), (0.9, pytest.approx(1 / 3))]
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([2.0, 1.0, 0.0, 0.0], {"ours 0": 2 / 3, "ours 1": 1 / 3}),
+        ([0.0, 0.0], {}),
+        ([3.0, 0.0], {"ours 0": 0.5}),
+        ([1.0, 0.0, -1.0], {"ours 0": 0.5 + 6**0.5 / 12, "ours 1": 0.5, "ours 2": 0.5 - 6**0.5 / 12}),
+        ([0.0, None], {"ours 0": 2 / 3, "ours 1": 1 / 3}),
+    ],
+)
+def test_zeros_say_that_nothing_fits_where_nothing_is_negative(scores, kept):
+    given = [NodeWithScore(node=node, score=score) for node, score in zip(OURS, scores, strict=False)]
+    assert {name: hit.score for name, hit in read_results("x", given).hits.items()} == pytest.approx(kept)
+
+
+def test_what_shares_no_word_with_the_query_is_not_found(store):
+    words = Listed((OURS[3], 1.2), (OURS[0], 0.0), (THEIRS[0], 0.0), (THEIRS[1], 0.0))
+    found = made(store, spaces=(), words=words).retrieve("bread")
+    assert [(one.node.node_id, one.score) for one in found] == [("ours 3", 0.5)]
+    nothing = Listed((OURS[0], 0.0), (THEIRS[0], 0.0))
+    assert made(store, words=nothing).retrieve("goat") == made(store).retrieve("goat")
+
+
+def test_bm25(store):
+    bm25 = pytest.importorskip("llama_index.retrievers.bm25", reason="pip install llama-index-retrievers-bm25")
+    retriever = bm25.BM25Retriever.from_defaults(nodes=[*OURS, *THEIRS], similarity_top_k=6, language="en")
+    assert [one.score for one in retriever.retrieve("bread")][1:] == [0.0] * 5
+    assert names(made(store, spaces=(), words=retriever).retrieve("bread")) == ["ours 3"]
+    assert made(store, spaces=(), words=retriever).retrieve("zebra") == []
+    assert names(made(store, words=retriever).retrieve("red bread"))[0] == "ours 3"
+
+
 def test_of_a_node_that_comes_twice_the_first_counts():
     found = read_results("x", [NodeWithScore(node=OURS[0], score=score) for score in (0.9, 0.1)])
     assert [(hit.raw, hit.score) for hit in found.hits.values()] == [(0.9, 0.5)]

@@ -1,0 +1,355 @@
+"""What similarities mean: scores that compare across spaces, modalities and kinds of query, learned from the index itself.
+
+Raw similarities of different spaces and modalities do not compare: in one space two texts are hardly ever below 0.7, in
+another a picture and its caption hardly ever above 0.3. So for each channel, that is for each space, kind of query part and
+modality searched, a few hundred things of that kind are asked as if they were queries: texts of the index (never for their
+own document), its pictures, recordings and meshes, and some everyday phrases. What they find is as a rule not what anybody
+looked for, and tells what has to be exceeded:
+
+    hub(x)  = mean similarity of x to the 10 queries of the index's own that are most like it
+    s'(x)   = s(x) - hub(x) / 2
+    z(x)    = (s'(x) - mean) / deviation - best
+    score   = 1 / (1 + exp(-z / 2))
+
+with the mean and the deviation of s' over queries and nodes, and with ``best`` the mean over the queries of the greatest
+(s' - mean) / deviation. A score of one half so says: as like the query as the best of what has nothing to do with it usually
+is. The correction by hub(x), for nodes that are like everything, is that of nearest neighbour normalisation (Chowdhury et
+al., EMNLP 2024, arXiv:2410.24114) and one half of what CSLS does (Conneau et al., ICLR 2018, arXiv:1710.04087).
+"""
+
+import base64
+import json
+import logging
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
+from llama_index_mm.media import Modality
+from llama_index_mm.retrieval.asked import Asked, asked_of
+from llama_index_mm.stores import MediaStore
+
+__all__ = ["Calibration", "ChannelFit", "Key", "calibrate", "fit_channel", "hubness"]
+
+Key = tuple[str, Modality, Modality]
+"""Name of the space, kind of query part, modality searched."""
+
+_LOG = logging.getLogger(__name__)
+_META = "calibration"  # of the store's notes, where it is kept
+_VERSION = 2
+_NEIGHBOURS = 10  # queries that an item's hubness is the mean over
+_SHARE = 0.5  # of the hubness that is taken away
+_SLOPE = 0.5  # of the score over z
+_LEAST_ITEMS = 20  # below which a modality is left as it is
+_LEAST_ASKED = 16
+_LEAST_OWN = 64  # queries of the index's own, below which hubness is not told: phrases find what they ought to find
+_LEAST_SPOKEN = 30  # nodes of a language, below which it is not held apart
+_ITEMS = 8192  # at most, that queries are held against
+_GROWN = 1.25  # times as many nodes, or as few, at which a fit is made anew
+_KEPT = 1_000_000  # hubnesses in memory
+
+
+@dataclass(frozen=True)
+class ChannelFit:
+    """What is usual in one channel.
+
+    Attributes:
+        mean: of the similarities of what has nothing to do with one another, less half of the hubness.
+        deviation: of the same.
+        best: mean over queries of the greatest of them, in deviations above the mean.
+        items: nodes there were.
+        asked: queries.
+        share: of the hubness that is taken away: one half, or 0 where the index has few queries of its own.
+        languages: mean and best of the nodes of one language, by its code, where there are 30 of them.
+    """
+
+    mean: float
+    deviation: float
+    best: float
+    items: int
+    asked: int
+    share: float = _SHARE
+    languages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def scores(
+        self, similarities: NDArray[np.floating], hubs: NDArray[np.floating], spoken: Sequence[str] = (), balance: float = 0.0
+    ) -> NDArray[np.float64]:
+        """Scores in (0, 1); NaN stays NaN.
+
+        Args:
+            similarities: ``(n,)``.
+            hubs: ``(n,)`` as `hubness` gives them.
+            spoken: language of each node.
+            balance: in [0, 1], share of what usually sets languages apart that is taken away.
+        """
+        deviations = (similarities - self.share * hubs - self.mean) / self.deviation - self.best
+        if balance and self.languages:
+            offsets = {
+                code: balance * ((mean - self.mean) / self.deviation + best - self.best)
+                for code, (mean, best) in self.languages.items()
+            }
+            deviations = deviations - np.array([offsets.get(code, 0.0) for code in spoken])
+        scores: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(np.round(_SLOPE * deviations, 5) / 2))
+        return scores
+
+
+def hubness(similarities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Mean of the 10 greatest similarities in each column, ``(n,)``; of all where there are fewer.
+
+    Args:
+        similarities: ``(queries, n)``; NaN where a query does not count for an item.
+    """
+    known = np.where(np.isnan(similarities), -np.inf, similarities)
+    top = np.sort(known, axis=0)[-_NEIGHBOURS:].astype(np.float64)
+    counted = np.isfinite(top)
+    sums = np.where(counted, top, 0.0).sum(0)
+    means: NDArray[np.float64] = sums / np.maximum(counted.sum(0), 1)
+    return means
+
+
+def fit_channel(
+    similarities: NDArray[np.floating],
+    own: NDArray[np.bool_] | None = None,
+    count: int | None = None,
+    spoken: Sequence[str] = (),
+) -> ChannelFit | None:
+    """Fit one channel; None where all are alike, or where there is less than 16 queries or 20 nodes.
+
+    Args:
+        similarities: ``(queries, n)`` of queries and nodes that have nothing to do with one another; NaN for pairs that have.
+        own: ``(queries,)`` which of them are the index's own; all if not given.
+        count: nodes that there are, where these are only some; the greatest similarity is then taken for higher, as it would
+            be under a normal distribution.
+        spoken: language of each node.
+    """
+    asked, items = similarities.shape
+    if asked < _LEAST_ASKED or items < _LEAST_ITEMS:
+        return None
+    of_index = similarities if own is None else similarities[own]
+    share = _SHARE if len(of_index) >= _LEAST_OWN else 0.0
+    adjusted = similarities.astype(np.float64) - share * hubness(of_index)
+    adjusted = adjusted[~np.isnan(adjusted).all(1)]
+    mean, deviation = float(np.nanmean(adjusted)), float(np.nanstd(adjusted))
+    if not deviation > 1e-6:
+        return None
+    more = math.sqrt(2 * math.log(max(count or items, items))) - math.sqrt(2 * math.log(items))
+
+    def best(some: NDArray[np.float64]) -> float:
+        some = some[~np.isnan(some).all(1)]
+        return float(((np.nanmax(some, axis=1) - mean) / deviation).mean()) + more if len(some) else 0.0
+
+    languages = {}
+    codes = np.array(spoken)
+    for code in sorted(set(spoken) - {""}):
+        of_it = adjusted[:, codes == code]
+        if of_it.shape[1] >= _LEAST_SPOKEN:
+            middle = float(np.nanmean(of_it))
+            languages[code] = (middle, best(of_it) - (middle - mean) / deviation)
+    return ChannelFit(mean, deviation, best(adjusted), count or items, asked, share, languages)
+
+
+class Calibration:
+    """Fits of an index's channels, with the queries they were made from. Safe to use from several threads.
+
+    Args:
+        fits: by channel.
+        asked: by name of the space and kind of query part.
+        prints: fingerprint of each space.
+        counts: vectors that there were, by space and modality.
+    """
+
+    def __init__(
+        self,
+        fits: Mapping[Key, ChannelFit],
+        asked: Mapping[tuple[str, Modality], Asked],
+        prints: Mapping[str, str],
+        counts: Mapping[tuple[str, str], int],
+    ) -> None:
+        self.fits = dict(fits)
+        self.asked = dict(asked)
+        self.prints = dict(prints)
+        self.counts = dict(counts)
+        self._hubs: dict[Key, dict[int, float]] = {}
+        self._spoken: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def scores(
+        self,
+        store: MediaStore,
+        key: Key,
+        fingerprint: str,
+        similarities: NDArray[np.floating],
+        seqs: Sequence[int],
+        balance: float = 0.0,
+    ) -> NDArray[np.float64] | None:
+        """Scores of similarities to nodes; None where the channel was not fitted, or its space is another by now.
+
+        Args:
+            store: where the nodes are.
+            key: the channel.
+            fingerprint: of its space.
+            similarities: ``(n,)``; NaN gives NaN.
+            seqs: numbers of the nodes.
+            balance: as in `ChannelFit.scores`.
+        """
+        fit = self.fits.get(key)
+        if fit is None or self.prints.get(key[0]) != fingerprint:
+            return None
+        spoken = self._languages(store, seqs) if balance and fit.languages else ()
+        hubs = self._hubs_of(store, key, seqs) if fit.share else np.zeros(len(seqs))
+        return fit.scores(similarities, hubs, spoken, balance)
+
+    def save(self, store: MediaStore) -> None:
+        """Keep it with the index."""
+        store.set_meta(
+            _META,
+            json.dumps(
+                {
+                    "version": _VERSION,
+                    "prints": self.prints,
+                    "counts": [[*key, count] for key, count in self.counts.items()],
+                    "fits": [[*key, asdict(fit)] for key, fit in self.fits.items()],
+                    "asked": [
+                        [*key, one.of, one.there, list(one.vectors.shape), list(one.documents), _packed(one.vectors)]
+                        for key, one in self.asked.items()
+                    ],
+                }
+            ),
+        )
+
+    @classmethod
+    def empty(cls) -> "Calibration":
+        """Of nothing: every score stays as it is."""
+        return cls({}, {}, {}, {})
+
+    @classmethod
+    def load(cls, store: MediaStore) -> "Calibration | None":
+        """Read what `save` kept; None if there is nothing, or it is of another version or damaged, which is logged."""
+        text = store.meta(_META)
+        if text is None:
+            return None
+        try:
+            found = json.loads(text)
+            if found["version"] != _VERSION:
+                return None
+            fits = {(space, part, modality): _fit_of(fit) for space, part, modality, fit in found["fits"]}
+            asked = {
+                (space, part): Asked(_unpacked(vectors, shape), tuple(documents), of, there)
+                for space, part, of, there, shape, documents, vectors in found["asked"]
+            }
+            counts = {(space, modality): count for space, modality, count in found["counts"]}
+            return cls(fits, asked, found["prints"], counts)
+        except (KeyError, TypeError, ValueError) as error:
+            _LOG.warning(
+                "The calibration of the index in %s can't be read (%s: %s), and scores are made without it. Make it anew: "
+                "llama-index-mm calibrate STORE.",
+                store.folder,
+                type(error).__name__,
+                error,
+            )
+            return None
+
+    def stale(self, store: MediaStore, spaces: Sequence[EmbeddingSpace]) -> bool:
+        """Whether the index has other encoders than then, or in any modality a quarter more nodes, or as many fewer."""
+        if self.prints != {space.name: space.fingerprint for space in spaces}:
+            return True
+        now = store.partitions()
+        return any(_differs(self.counts.get(key, 0), now.get(key, 0)) for key in {*self.counts, *now})
+
+    def _hubs_of(self, store: MediaStore, key: Key, seqs: Sequence[int]) -> NDArray[np.float64]:
+        space, part, modality = key
+        with self._lock:
+            if sum(map(len, self._hubs.values())) > _KEPT:
+                self._hubs.clear()
+            known = self._hubs.setdefault(key, {})
+            missing = [seq for seq in seqs if seq not in known]
+            if missing:
+                asked, vectors = self.asked[space, part], store.vectors(space, modality, missing)
+                known.update(zip(missing, hubness(asked.vectors[asked.own] @ vectors.T).tolist(), strict=True))
+            return np.fromiter((known[seq] for seq in seqs), np.float64, len(seqs))
+
+    def _languages(self, store: MediaStore, seqs: Sequence[int]) -> list[str]:
+        with self._lock:
+            missing = [seq for seq in seqs if seq not in self._spoken]
+            for at in range(0, len(missing), 1024):
+                some = missing[at : at + 1024]
+                nodes = store.nodes(some)
+                self._spoken.update({seq: language_of(nodes[seq].metadata) if seq in nodes else "" for seq in some})
+            return [self._spoken[seq] for seq in seqs]
+
+
+def language_of(metadata: Mapping[str, object]) -> str:
+    """Code of the language that a node says it is in; empty if it says none."""
+    return str(metadata.get("mm_language") or metadata.get("language") or "")
+
+
+def calibrate(
+    store: MediaStore, spaces: Sequence[EmbeddingSpace], *, old: Calibration | None = None, show_progress: bool = False
+) -> Calibration:
+    """Fit all channels of an index.
+
+    Args:
+        store: where the vectors are.
+        spaces: with their encoders.
+        old: an earlier calibration; its queries are taken again where there are about as many nodes to take them from, and
+            its fits where also about as many nodes are searched.
+        show_progress: show a bar on standard error.
+    """
+    kept = old or Calibration.empty()
+    counts = store.partitions()
+    fits: dict[Key, ChannelFit] = {}
+    every: dict[tuple[str, Modality], Asked] = {}
+    for space, part, asked, fresh in asked_of(store, spaces, kept.asked, kept.prints, _differs, show_progress=show_progress):
+        every[space.name, part] = asked
+        for modality in space.encoders:
+            key: Key = (space.name, part, modality)
+            count = counts.get((space.name, modality), 0)
+            before = kept.fits.get(key)
+            if before is not None and not fresh and not _differs(before.items, count):
+                fits[key] = before
+            elif count >= _LEAST_ITEMS and (fit := _fit(store, key, asked, count)) is not None:
+                fits[key] = fit
+    return Calibration(fits, every, {space.name: space.fingerprint for space in spaces}, counts)
+
+
+def _fit(store: MediaStore, key: Key, asked: Asked, count: int) -> ChannelFit | None:
+    space, _, modality = key
+    seqs = store.find(modalities=[modality], space=space)
+    if len(seqs) > _ITEMS:
+        seqs = seqs[np.linspace(0, len(seqs) - 1, _ITEMS).astype(np.int64)]
+    vectors = store.vectors(space, modality, seqs.tolist())
+    similarities = asked.vectors @ vectors.T
+    numbers = {document: at for at, document in enumerate(dict.fromkeys(asked.documents))}
+    own = np.array([numbers[document] for document in asked.documents])
+    documents, spoken = [], []
+    for at in range(0, len(seqs), 1024):
+        some = seqs[at : at + 1024].tolist()
+        nodes = store.nodes(some)
+        for seq in some:
+            node = nodes.get(seq)
+            documents.append(numbers.get((node.ref_doc_id or node.node_id) if node is not None else "", -1))
+            spoken.append(language_of(node.metadata) if node is not None else "")
+    similarities[own[:, None] == np.array(documents)[None, :]] = np.nan
+    return fit_channel(similarities, asked.own, count, spoken)
+
+
+def _fit_of(entry: Mapping[str, Any]) -> ChannelFit:
+    languages = {code: (float(mean), float(best)) for code, (mean, best) in entry["languages"].items()}
+    return ChannelFit(**{**entry, "languages": languages})
+
+
+def _differs(before: int, now: int) -> bool:
+    return now > _GROWN * before or now * _GROWN < before
+
+
+def _packed(vectors: Vectors) -> str:
+    return base64.b64encode(vectors.astype("<f2").tobytes()).decode()
+
+
+def _unpacked(text: str, shape: Sequence[int]) -> Vectors:
+    return np.frombuffer(base64.b64decode(text), dtype="<f2").reshape(shape).astype(np.float32)
