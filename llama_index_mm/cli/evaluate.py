@@ -27,14 +27,18 @@ def evaluate(
     ] = "file_name",
     fusion: Annotated[str, typer.Option("--fusion", help="convex or reciprocal_rank.")] = "convex",
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw R@k; the name ends in .png, .svg or .pdf.")] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit-weights", help="Also find the weights of channels that rank these queries best.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Tell how well queries find what they should, by kind of query, with 95 % intervals.
 
-    Exit status 1 if a row of the judgments can't be taken, or if a query fails.
+    Exit status 1 if a row of the judgments can't be taken, if a query fails, or if there are too few to fit weights to.
     """
+    from llama_index_mm.errors import QueryError
     from llama_index_mm.evaluation import evaluate as ask_all
-    from llama_index_mm.evaluation import load_judgments, mixed
+    from llama_index_mm.evaluation import fit_weights, load_judgments, mixed
     from llama_index_mm.evaluation.tables import COLUMNS
     from llama_index_mm.index import MultiModalIndex
 
@@ -49,20 +53,36 @@ def evaluate(
         retriever = index.as_retriever(similarity_top_k=_DEPTH * max(k), fusion=fusion)  # type: ignore[arg-type]
         queries = mixed(judged.queries) if everywhere else judged.queries
         report = ask_all(retriever, queries, k=k, by=judged.by, show_progress=sys.stderr.isatty())
+        fitted, unfitted = None, ""
+        if fit:
+            try:
+                options = {"metric": f"nDCG@{max(k)}", "by": judged.by, "show_progress": sys.stderr.isatty()}
+                fitted = fit_weights(retriever, queries, **options)  # type: ignore[arg-type]
+            except QueryError as error:  # the report is worth having
+                unfitted = str(error)
     if as_json:
         problems = [{"row": one.row, "column": one.column, "reason": one.reason} for one in judged.problems]
-        sys.stdout.write(json.dumps({**report.to_dict(), "not_taken": problems}, ensure_ascii=False, indent=2) + "\n")
+        told = {**report.to_dict(), "not_taken": problems}
+        if fit:
+            told["weights"] = fitted.to_dict() if fitted is not None else {"error": unfitted}
+        sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
     else:
         out = Console(highlight=False)
         out.print(report.table(narrow=out.width < _WIDE))
         for note in report.notes:
             err.print(f"[dim]{escape(note)}[/dim]")
+        if fitted is not None:
+            out.print("", fitted.table(narrow=out.width < _WIDE), "", fitted.weights_table(), sep="\n")
+            for note in fitted.notes:
+                err.print(f"[dim]{escape(note)}[/dim]")
+    if unfitted:
+        err.print(f"[red]no weights[/red] {escape(unfitted)}")
     for failure in report.failures:
         err.print(f"[red]failed[/red] {escape(f'{failure.name} ({failure.kind}): {failure.error}')}")
     if plot is not None:
         report.plot(plot)
         err.print(f"[dim]Wrote {escape(str(plot))}[/dim]")
-    if judged.problems or report.failures:
+    if judged.problems or report.failures or unfitted:
         raise typer.Exit(1)
 
 

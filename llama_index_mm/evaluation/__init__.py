@@ -26,6 +26,7 @@ from llama_index_mm.evaluation.speech import (
     words_of,
 )
 from llama_index_mm.evaluation.tables import Judgments, load_judgments
+from llama_index_mm.evaluation.weights import WeightFit, afit_weights, fit_weights
 
 __all__ = [
     "Comparison",
@@ -40,7 +41,9 @@ __all__ = [
     "LanguageSkew",
     "QueryOutcome",
     "QueryScores",
+    "WeightFit",
     "aevaluate",
+    "afit_weights",
     "average_precision",
     "bootstrap_interval",
     "bootstrap_intervals",
@@ -50,6 +53,7 @@ __all__ = [
     "edit_distance",
     "equal_error_rate",
     "evaluate",
+    "fit_weights",
     "hit_at",
     "item_of",
     "language_skew",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from llama_index.core.schema import BaseNode, MetadataMode
@@ -100,7 +101,7 @@ class Asked:
     of: str
     there: int
 
-    @property
+    @cached_property
     def own(self) -> NDArray[np.bool_]:
         """``(n,)`` which are the index's own, and no phrases."""
         return np.array([bool(document) for document in self.documents], dtype=np.bool_)

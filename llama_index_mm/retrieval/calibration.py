@@ -51,7 +51,9 @@ _LEAST_OWN = 64  # queries of the index's own, below which hubness is not told: 
 _LEAST_SPOKEN = 30  # nodes of a language, below which it is not held apart
 _ITEMS = 8192  # at most, that queries are held against
 _GROWN = 1.25  # times as many nodes, or as few, at which a fit is made anew
-_KEPT = 1_000_000  # hubnesses in memory
+_AT_ONCE = 20_000  # nodes of a channel whose hubness is told at its first use
+_KEPT = 1_000_000  # hubnesses of a channel in memory
+_NO_HUBS = (np.zeros(0, np.int64), np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Calibration:
         self.asked = dict(asked)
         self.prints = dict(prints)
         self.counts = dict(counts)
-        self._hubs: dict[Key, dict[int, float]] = {}
+        self._hubs: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}  # numbers of nodes, ascending
         self._spoken: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -262,16 +264,25 @@ class Calibration:
         return any(_differs(self.counts.get(key, 0), now.get(key, 0)) for key in {*self.counts, *now})
 
     def _hubs_of(self, store: MediaStore, key: Key, seqs: Sequence[int]) -> NDArray[np.float64]:
-        space, part, modality = key
+        wanted = np.asarray(seqs, dtype=np.int64)
         with self._lock:
-            if sum(map(len, self._hubs.values())) > _KEPT:
-                self._hubs.clear()
-            known = self._hubs.setdefault(key, {})
-            missing = [seq for seq in seqs if seq not in known]
-            if missing:
-                asked, vectors = self.asked[space, part], store.vectors(space, modality, missing)
-                known.update(zip(missing, hubness(asked.vectors[asked.own] @ vectors.T).tolist(), strict=True))
-            return np.fromiter((known[seq] for seq in seqs), np.float64, len(seqs))
+            known, hubs = self._hubs.get(key, _NO_HUBS)
+            at = np.searchsorted(known, wanted)
+            missing = wanted[~np.isin(wanted, known, assume_unique=True)] if len(known) else wanted
+            if len(missing):
+                space, part, modality = key
+                rest = store.find(modalities=[modality], space=space) if not len(known) else missing
+                new = np.union1d(rest, missing) if len(rest) <= _AT_ONCE else np.unique(missing)
+                asked, vectors = self.asked[space, part], store.vectors(space, modality, new.tolist())
+                found = hubness(asked.vectors[asked.own] @ vectors.T)
+                if len(known) > _KEPT:
+                    known, hubs = _NO_HUBS
+                known, hubs = np.concatenate([known, new]), np.concatenate([hubs, found])
+                order = np.argsort(known)
+                known, hubs = known[order], hubs[order]
+                self._hubs[key] = known, hubs
+                at = np.searchsorted(known, wanted)
+            return hubs[at]
 
     def _languages(self, store: MediaStore, seqs: Sequence[int]) -> list[str]:
         with self._lock:

@@ -1,7 +1,7 @@
 """Which searches a query leads to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_index.core.schema import BaseNode
@@ -74,9 +74,10 @@ def plan(
     """Make the channels of a query; those of weight 0 are left out.
 
     Words heard in an audio part are asked like text, under the name ``"speech"``, but only for text and audio. Spaces for
-    speech only are not asked with an audio part in which no words are heard. Of a node that is a recording, the transcript
-    tells what is heard. A text part of several texts is asked by the mean of their unit vectors. Each part is decoded, heard
-    and encoded once, however many channels it leads to.
+    speech only are not asked with an audio part in which no words are heard; their weight goes to the other spaces of that
+    part. Of a node that is a recording, the transcript tells what is heard. Words given and words heard share the weight of one
+    where they ask the same. A text part of several texts is asked by the mean of their unit vectors. Each part is decoded,
+    heard and encoded once, however many channels it leads to.
 
     Args:
         parts: as `parts_of` gives them.
@@ -101,18 +102,34 @@ def plan(
     targets = list(modalities) or list(MODALITIES if words else dict.fromkeys(asked))
     channels: list[Channel] = []
     for voice, silent in [(voice, len(of_part) == 1) for of_part in voices for voice in of_part]:
+        asking: list[tuple[EmbeddingSpace, Encoder, dict[Modality, float]]] = []
+        unasked = dict.fromkeys(targets, 0.0)
         for space in spaces:
             encoder = space.query_encoder(voice.asked)
-            if encoder is None or (voice.kind == "audio" and space.speech_only and silent):
+            if encoder is None:
                 continue
             weights = {modality: voice.weight * _weight(voice, space, modality, weight) for modality in targets}
-            if any(weights.values()):
-                vector = encoded.vector(voice, space, encoder)
-                channels += [
-                    Channel(voice.name, voice.asked, space, modality, vector, value, voice.part.negative)
-                    for modality, value in weights.items()
-                    if value > 0
-                ]
+            if voice.kind == "audio" and space.speech_only and silent:
+                unasked = {modality: value + weights[modality] for modality, value in unasked.items()}
+            elif any(weights.values()):
+                asking.append((space, encoder, weights))
+        sums = {modality: sum(weights[modality] for _, _, weights in asking) for modality in targets}
+        for space, encoder, weights in asking:
+            vector = encoded.vector(voice, space, encoder)
+            channels += [
+                Channel(
+                    voice.name,
+                    voice.asked,
+                    space,
+                    modality,
+                    vector,
+                    value * (1 + unasked[modality] / sums[modality]),
+                    voice.part.negative,
+                )
+                for modality, value in weights.items()
+                if value > 0
+            ]
+    channels = _shared(channels)
     if all(channel.negative for channel in channels):
         kinds = ", ".join(dict.fromkeys(part.kind for part in parts if not part.negative))
         raise QueryError(
@@ -120,6 +137,31 @@ def plan(
             f"{', '.join(space.name for space in spaces) or '(none)'}. Use a preset that has a space for both."
         )
     return channels
+
+
+def _shared(channels: Sequence[Channel]) -> list[Channel]:
+    """Let words that were written and words that were heard share the weight of one where they ask the same.
+
+    So the words of a query weigh as much against its sound whether they come by one way or by both.
+    """
+    groups: dict[tuple[str, Modality, bool], list[Channel]] = {}
+    for channel in channels:
+        if channel.asked == "text":
+            groups.setdefault((channel.space.name, channel.modality, channel.negative), []).append(channel)
+    scale = {}
+    for (space, modality, negative), group in groups.items():
+        kinds: dict[str, float] = {}
+        for channel in group:
+            kind = channel.part.partition(" ")[0]
+            kinds[kind] = kinds.get(kind, 0.0) + channel.weight
+        if len(kinds) > 1 and not negative:
+            scale[space, modality] = max(kinds.values()) / sum(kinds.values())
+    return [
+        replace(channel, weight=channel.weight * scale.get((channel.space.name, channel.modality), 1.0))
+        if channel.asked == "text" and not channel.negative
+        else channel
+        for channel in channels
+    ]
 
 
 def stored_in(store: MediaStore) -> Stored:

@@ -61,9 +61,9 @@ def sound(make_once):
         (hub, "the tide", "", {TEXT: 0.6, SOUND: 0.4}),
         (hub, "", "the tide", {TEXT: 0.6, SOUND: 0.4}),
         (offline, "", "the tide", {TEXT: 0.6, SOUND: 0.2, SPEAKER: 0.2}),
-        (hub, "the tide", "comes in", {TEXT: 0.75, SOUND: 0.25}),  # both the words given and those heard weigh 0.6
-        (offline, "the tide", "comes in", {TEXT: 0.75, SOUND: 0.125, SPEAKER: 0.125}),
-        (offline, "the tide", "", {TEXT: 0.75, SOUND: 0.25}),  # no voice to ask for, and its 0.2 goes to all
+        (hub, "the tide", "comes in", {TEXT: 0.6, SOUND: 0.4}),  # the words given and those heard share 0.6
+        (offline, "the tide", "comes in", {TEXT: 0.6, SOUND: 0.2, SPEAKER: 0.2}),
+        (offline, "the tide", "", {TEXT: 0.6, SOUND: 0.4}),  # no voice to ask for, and its 0.2 goes to the sound
     ],
 )
 def test_shares_of_words_and_sound(made, words, heard, expected, sound, tmp_path):
