@@ -1,6 +1,8 @@
 """What an index is asked with to learn what is usual in it: its own texts and media, and everyday phrases."""
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +17,7 @@ from llama_index_mm.media import MODALITIES, Modality
 from llama_index_mm.nodes import PREFIX
 from llama_index_mm.stores import MediaStore
 
-__all__ = ["PHRASES", "Asked", "asked_of", "sentence_of"]
+__all__ = ["PHRASES", "Asked", "asked_of", "script_of", "sentence_of"]
 
 _ASKED = 256  # of one kind
 _WORDS = 20  # of a text that is asked with
@@ -94,17 +96,24 @@ class Asked:
         documents: id of the document that each is of; empty for phrases.
         of: fingerprint of the encoder.
         there: nodes there were to take them from.
+        scripts: that each is written in, as `script_of` gives it.
     """
 
     vectors: Vectors
     documents: tuple[str, ...]
     of: str
     there: int
+    scripts: tuple[str, ...]
 
     @cached_property
     def own(self) -> NDArray[np.bool_]:
         """``(n,)`` which are the index's own, and no phrases."""
         return np.array([bool(document) for document in self.documents], dtype=np.bool_)
+
+    @cached_property
+    def written(self) -> NDArray[np.str_]:
+        """``(n,)`` the scripts."""
+        return np.array(self.scripts, dtype=np.str_)
 
 
 def asked_of(
@@ -141,13 +150,26 @@ def asked_of(
                 continue
             texts = texts or _texts(store)
             vectors = encoder.encode(texts[0], query=True)
-            yield space, part, Asked(_rounded(vectors), tuple(texts[1]), encoder.fingerprint, texts[2]), True
+            scripts = tuple(script_of(text) for text in texts[0])
+            yield space, part, Asked(_rounded(vectors), tuple(texts[1]), encoder.fingerprint, texts[2], scripts), True
         elif encoder is space.encoders.get(part):  # asked and stored alike
             seqs = store.find(modalities=[part], space=space.name)
             if before is not None and not differs(before.there, len(seqs)):
                 yield space, part, before, False
             elif len(seqs):
                 yield space, part, _stored(store, space.name, part, encoder, seqs), True
+
+
+def script_of(*texts: str) -> str:
+    """The script that most letters of texts are in, by its name in Unicode, such as ``"LATIN"`` or ``"CJK"``.
+
+    Empty where there are no letters, or where the texts are in several scripts.
+    """
+    found = set()
+    for text in texts:
+        names = Counter(unicodedata.name(sign, "").partition(" ")[0] for sign in text[:100] if sign.isalpha())
+        found.add(max(names, key=lambda name: (names[name], name), default=""))
+    return found.pop() if len(found) == 1 else ""
 
 
 def sentence_of(text: str) -> str:
@@ -166,7 +188,7 @@ def _stored(store: MediaStore, space: str, part: Modality, encoder: Encoder, seq
     nodes = store.nodes(picked)
     documents = [_document(nodes[seq]) if seq in nodes else "" for seq in picked]
     kept = [document for document, good in zip(documents, usable, strict=True) if good]
-    return Asked(_rounded(vectors[usable]), tuple(kept), encoder.fingerprint, len(seqs))
+    return Asked(_rounded(vectors[usable]), tuple(kept), encoder.fingerprint, len(seqs), ("",) * len(kept))
 
 
 def _worded(store: MediaStore) -> int:

@@ -6,7 +6,7 @@ modality searched, a few hundred things of that kind are asked as if they were q
 own document), its pictures, recordings and meshes, and some everyday phrases. What they find is as a rule not what anybody
 looked for, and tells what has to be exceeded:
 
-    hub(x)  = mean similarity of x to the 10 queries of the index's own that are most like it
+    hub(x)  = mean similarity of x to the 10 queries of the index's own, in the script of what is asked, that are most like it
     s'(x)   = s(x) - hub(x) / 2
     z(x)    = (s'(x) - mean) / deviation - best
     score   = 1 / (1 + exp(-z / 2))
@@ -24,7 +24,6 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ Key = tuple[str, Modality, Modality]
 
 _LOG = logging.getLogger(__name__)
 _META = "calibration"  # of the store's notes, where it is kept
-_VERSION = 2
+_VERSION = 3
 _NEIGHBOURS = 10  # queries that an item's hubness is the mean over
 _SHARE = 0.5  # of the hubness that is taken away
 _SLOPE = 0.5  # of the score over z
@@ -67,7 +66,8 @@ class ChannelFit:
         items: nodes there were.
         asked: queries.
         share: of the hubness that is taken away: one half, or 0 where the index has few queries of its own.
-        languages: mean and best of the nodes of one language, by its code, where there are 30 of them.
+        languages: mean of the nodes of one language, by the script of the query (``""`` for all) and by the code of the
+            language, where there are 30 such nodes.
     """
 
     mean: float
@@ -76,10 +76,15 @@ class ChannelFit:
     items: int
     asked: int
     share: float = _SHARE
-    languages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    languages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def scores(
-        self, similarities: NDArray[np.floating], hubs: NDArray[np.floating], spoken: Sequence[str] = (), balance: float = 0.0
+        self,
+        similarities: NDArray[np.floating],
+        hubs: NDArray[np.floating],
+        spoken: Sequence[str] = (),
+        balance: float = 0.0,
+        script: str = "",
     ) -> NDArray[np.float64]:
         """Scores in (0, 1); NaN stays NaN.
 
@@ -88,13 +93,12 @@ class ChannelFit:
             hubs: ``(n,)`` as `hubness` gives them.
             spoken: language of each node.
             balance: in [0, 1], share of what usually sets languages apart that is taken away.
+            script: of the words asked with.
         """
         deviations = (similarities - self.share * hubs - self.mean) / self.deviation - self.best
         if balance and self.languages:
-            offsets = {
-                code: balance * ((mean - self.mean) / self.deviation + best - self.best)
-                for code, (mean, best) in self.languages.items()
-            }
+            means = self.languages.get(script, self.languages.get("", {}))
+            offsets = {code: balance * (mean - self.mean) / self.deviation for code, mean in means.items()}
             deviations = deviations - np.array([offsets.get(code, 0.0) for code in spoken])
         scores: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(np.round(_SLOPE * deviations, 5) / 2))
         return scores
@@ -119,6 +123,7 @@ def fit_channel(
     own: NDArray[np.bool_] | None = None,
     count: int | None = None,
     spoken: Sequence[str] = (),
+    scripts: Sequence[str] = (),
 ) -> ChannelFit | None:
     """Fit one channel; None where all are alike, or where there is less than 16 queries or 20 nodes.
 
@@ -128,31 +133,44 @@ def fit_channel(
         count: nodes that there are, where these are only some; the greatest similarity is then taken for higher, as it would
             be under a normal distribution.
         spoken: language of each node.
+        scripts: that each query is written in.
     """
     asked, items = similarities.shape
     if asked < _LEAST_ASKED or items < _LEAST_ITEMS:
         return None
-    of_index = similarities if own is None else similarities[own]
-    share = _SHARE if len(of_index) >= _LEAST_OWN else 0.0
-    adjusted = similarities.astype(np.float64) - share * hubness(of_index)
-    adjusted = adjusted[~np.isnan(adjusted).all(1)]
+    mine = np.ones(asked, dtype=np.bool_) if own is None else own
+    written = np.array(scripts or [""] * asked, dtype=np.str_)
+    share = _SHARE if mine.sum() >= _LEAST_OWN else 0.0
+    adjusted = similarities.astype(np.float64)
+    for script in sorted(set(scripts) or {""}):
+        adjusted[written == script] -= share * hubness(similarities[judging(mine, written, script)])
+    counted = ~np.isnan(adjusted).all(1)
+    adjusted, written = adjusted[counted], written[counted]
     mean, deviation = float(np.nanmean(adjusted)), float(np.nanstd(adjusted))
     if not deviation > 1e-6:
         return None
     more = math.sqrt(2 * math.log(max(count or items, items))) - math.sqrt(2 * math.log(items))
-
-    def best(some: NDArray[np.float64]) -> float:
-        some = some[~np.isnan(some).all(1)]
-        return float(((np.nanmax(some, axis=1) - mean) / deviation).mean()) + more if len(some) else 0.0
-
-    languages = {}
+    best = float(((np.nanmax(adjusted, axis=1) - mean) / deviation).mean()) + more
+    languages: dict[str, dict[str, float]] = {}
     codes = np.array(spoken)
     for code in sorted(set(spoken) - {""}):
         of_it = adjusted[:, codes == code]
-        if of_it.shape[1] >= _LEAST_SPOKEN:
-            middle = float(np.nanmean(of_it))
-            languages[code] = (middle, best(of_it) - (middle - mean) / deviation)
-    return ChannelFit(mean, deviation, best(adjusted), count or items, asked, share, languages)
+        if of_it.shape[1] < _LEAST_SPOKEN:
+            continue
+        for script in ("", *sorted(set(written.tolist()) - {""})):
+            some = of_it[written == script] if script else of_it
+            if len(some) >= _LEAST_ASKED and not np.isnan(some).all():
+                languages.setdefault(script, {})[code] = float(np.nanmean(some))
+    return ChannelFit(mean, deviation, best, count or items, asked, share, languages)
+
+
+def judging(own: NDArray[np.bool_], written: NDArray[np.str_], script: str) -> NDArray[np.bool_]:
+    """Which queries tell hubness for what is asked in a script: the index's own in it, or all its own where these are few.
+
+    What is like many Chinese queries would otherwise be held against it where somebody asks in English.
+    """
+    in_it = own & (written == script)
+    return in_it if script and in_it.sum() >= _LEAST_OWN else own
 
 
 class Calibration:
@@ -176,7 +194,7 @@ class Calibration:
         self.asked = dict(asked)
         self.prints = dict(prints)
         self.counts = dict(counts)
-        self._hubs: dict[Key, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}  # numbers of nodes, ascending
+        self._hubs: dict[tuple[Key, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}  # numbers of nodes, ascending
         self._spoken: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -188,6 +206,7 @@ class Calibration:
         similarities: NDArray[np.floating],
         seqs: Sequence[int],
         balance: float = 0.0,
+        script: str = "",
     ) -> NDArray[np.float64] | None:
         """Scores of similarities to nodes; None where the channel was not fitted, or its space is another by now.
 
@@ -198,13 +217,14 @@ class Calibration:
             similarities: ``(n,)``; NaN gives NaN.
             seqs: numbers of the nodes.
             balance: as in `ChannelFit.scores`.
+            script: as in `ChannelFit.scores`.
         """
         fit = self.fits.get(key)
         if fit is None or self.prints.get(key[0]) != fingerprint:
             return None
         spoken = self._languages(store, seqs) if balance and fit.languages else ()
-        hubs = self._hubs_of(store, key, seqs) if fit.share else np.zeros(len(seqs))
-        return fit.scores(similarities, hubs, spoken, balance)
+        hubs = self._hubs_of(store, key, script, seqs) if fit.share else np.zeros(len(seqs))
+        return fit.scores(similarities, hubs, spoken, balance, script)
 
     def save(self, store: MediaStore) -> None:
         """Keep it with the index."""
@@ -217,7 +237,7 @@ class Calibration:
                     "counts": [[*key, count] for key, count in self.counts.items()],
                     "fits": [[*key, asdict(fit)] for key, fit in self.fits.items()],
                     "asked": [
-                        [*key, one.of, one.there, list(one.vectors.shape), list(one.documents), _packed(one.vectors)]
+                        [*key, one.of, one.there, list(one.vectors.shape), one.documents, one.scripts, _packed(one.vectors)]
                         for key, one in self.asked.items()
                     ],
                 }
@@ -239,10 +259,10 @@ class Calibration:
             found = json.loads(text)
             if found["version"] != _VERSION:
                 return None
-            fits = {(space, part, modality): _fit_of(fit) for space, part, modality, fit in found["fits"]}
+            fits = {(space, part, modality): ChannelFit(**fit) for space, part, modality, fit in found["fits"]}
             asked = {
-                (space, part): Asked(_unpacked(vectors, shape), tuple(documents), of, there)
-                for space, part, of, there, shape, documents, vectors in found["asked"]
+                (space, part): Asked(_unpacked(vectors, shape), tuple(documents), of, there, tuple(scripts))
+                for space, part, of, there, shape, documents, scripts, vectors in found["asked"]
             }
             counts = {(space, modality): count for space, modality, count in found["counts"]}
             return cls(fits, asked, found["prints"], counts)
@@ -263,26 +283,30 @@ class Calibration:
         now = store.partitions()
         return any(_differs(self.counts.get(key, 0), now.get(key, 0)) for key in {*self.counts, *now})
 
-    def _hubs_of(self, store: MediaStore, key: Key, seqs: Sequence[int]) -> NDArray[np.float64]:
+    def _hubs_of(self, store: MediaStore, key: Key, script: str, seqs: Sequence[int]) -> NDArray[np.float64]:
         wanted = np.asarray(seqs, dtype=np.int64)
         with self._lock:
-            known, hubs = self._hubs.get(key, _NO_HUBS)
+            known, hubs = self._hubs.get((key, script), _NO_HUBS)
             at = np.searchsorted(known, wanted)
-            missing = wanted[~np.isin(wanted, known, assume_unique=True)] if len(known) else wanted
-            if len(missing):
-                space, part, modality = key
-                rest = store.find(modalities=[modality], space=space) if not len(known) else missing
-                new = np.union1d(rest, missing) if len(rest) <= _AT_ONCE else np.unique(missing)
-                asked, vectors = self.asked[space, part], store.vectors(space, modality, new.tolist())
-                found = hubness(asked.vectors[asked.own] @ vectors.T)
-                if len(known) > _KEPT:
-                    known, hubs = _NO_HUBS
-                known, hubs = np.concatenate([known, new]), np.concatenate([hubs, found])
-                order = np.argsort(known)
-                known, hubs = known[order], hubs[order]
-                self._hubs[key] = known, hubs
-                at = np.searchsorted(known, wanted)
-            return hubs[at]
+            there = at < len(known)
+            there[there] = known[at[there]] == wanted[there]
+            if there.all():
+                return hubs[at]
+            space, part, modality = key
+            new = wanted[~there]
+            if not len(known) and len(rest := store.find(modalities=[modality], space=space)) <= _AT_ONCE:
+                new = np.union1d(rest, new)
+            asked, vectors = self.asked[space, part], store.vectors(space, modality, new.tolist())
+            found = hubness(asked.vectors[judging(asked.own, asked.written, script)] @ vectors.T)
+            if len(known) > _KEPT:
+                known, hubs, new = *_NO_HUBS, wanted
+                found = hubness(
+                    asked.vectors[judging(asked.own, asked.written, script)] @ store.vectors(space, modality, seqs).T
+                )
+            known, hubs = np.concatenate([known, new]), np.concatenate([hubs, found])
+            order = np.argsort(known)
+            self._hubs[key, script] = known[order], hubs[order]
+            return hubs[order][np.searchsorted(known[order], wanted)]
 
     def _languages(self, store: MediaStore, seqs: Sequence[int]) -> list[str]:
         with self._lock:
@@ -346,12 +370,7 @@ def _fit(store: MediaStore, key: Key, asked: Asked, count: int) -> ChannelFit | 
             documents.append(numbers.get((node.ref_doc_id or node.node_id) if node is not None else "", -1))
             spoken.append(language_of(node.metadata) if node is not None else "")
     similarities[own[:, None] == np.array(documents)[None, :]] = np.nan
-    return fit_channel(similarities, asked.own, count, spoken)
-
-
-def _fit_of(entry: Mapping[str, Any]) -> ChannelFit:
-    languages = {code: (float(mean), float(best)) for code, (mean, best) in entry["languages"].items()}
-    return ChannelFit(**{**entry, "languages": languages})
+    return fit_channel(similarities, asked.own, count, spoken, asked.scripts)
 
 
 def _differs(before: int, now: int) -> bool:

@@ -11,6 +11,7 @@ from llama_index_mm.embeddings.payloads import part_payload
 from llama_index_mm.errors import QueryError
 from llama_index_mm.media import MODALITIES, Modality, Waveform
 from llama_index_mm.nodes import AudioMedia, modality_of_node
+from llama_index_mm.retrieval.asked import script_of
 from llama_index_mm.retrieval.parts import Part
 from llama_index_mm.stores import MediaStore
 
@@ -36,6 +37,7 @@ class Channel:
         vector: ``(d,)`` the part as a unit vector of the space.
         weight: in the fusion: that of the part times that of the space.
         negative: whether what it finds is not wanted.
+        script: that its words are written in; empty for other parts, and for words in several scripts.
     """
 
     part: str
@@ -45,6 +47,7 @@ class Channel:
     vector: Vectors
     weight: float
     negative: bool = False
+    script: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def plan(
                 unasked = {modality: value + weights[modality] for modality, value in unasked.items()}
             elif any(weights.values()):
                 asking.append((space, encoder, weights))
+        script = script_of(*voice.words)
         sums = {modality: sum(weights[modality] for _, _, weights in asking) for modality in targets}
         for space, encoder, weights in asking:
             vector = encoded.vector(voice, space, encoder)
@@ -125,6 +129,7 @@ def plan(
                     vector,
                     value * (1 + unasked[modality] / sums[modality]),
                     voice.part.negative,
+                    script,
                 )
                 for modality, value in weights.items()
                 if value > 0

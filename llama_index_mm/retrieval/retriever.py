@@ -244,7 +244,7 @@ class FusionRetriever(BaseRetriever):
         space = channel.space
         if self._calibration is not None:
             key = (space.name, channel.asked, channel.modality)
-            scores = self._calibration.scores(self._store, key, space.fingerprint, raw, seqs, self._balance)
+            scores = self._calibration.scores(self._store, key, space.fingerprint, raw, seqs, self._balance, channel.script)
             if scores is not None:
                 return scores
         background = self._store.sample(channel.space.name, channel.modality, _SAMPLE) @ channel.vector

@@ -15,8 +15,8 @@ from llama_index_mm.index import MultiModalIndex
 from llama_index_mm.nodes import MeshMedia
 from llama_index_mm.presets import Preset
 from llama_index_mm.retrieval import Calibration, MediaQuery
-from llama_index_mm.retrieval.asked import PHRASES, asked_of, sentence_of
-from llama_index_mm.retrieval.calibration import ChannelFit, calibrate, fit_channel, hubness
+from llama_index_mm.retrieval.asked import PHRASES, asked_of, script_of, sentence_of
+from llama_index_mm.retrieval.calibration import ChannelFit, calibrate, fit_channel, hubness, judging
 from llama_index_mm.retrieval.calibration_report import report_of
 from llama_index_mm.stores import MediaStore, Record
 
@@ -121,19 +121,42 @@ def test_languages_worked_by_hand():
     table = np.concatenate([one, one + 0.2], axis=1)
     spoken = ["en"] * 30 + ["zh"] * 30
     fit = fit_channel(table, spoken=spoken)
-    assert set(fit.languages) == {"en", "zh"}
+    assert {script: set(codes) for script, codes in fit.languages.items()} == {"": {"en", "zh"}}
     hubs = np.zeros(60)
     plain = fit.scores(table[0], hubs, spoken)
     whole = fit.scores(table[0], hubs, spoken, 1.0)
     half = fit.scores(table[0], hubs, spoken, 0.5)
     assert plain[30:].mean() > plain[:30].mean() + 0.1
     np.testing.assert_allclose(whole[30:], whole[:30], atol=1e-5)
-    # The best is always of the second, which so stays as it is; the first is raised.
-    np.testing.assert_allclose(whole[30:], plain[30:], atol=1e-5)
     assert (plain[:30] < half[:30]).all()
     assert (half[:30] < whole[:30]).all()
+    assert (plain[30:] > half[30:]).all()
+    assert (half[30:] > whole[30:]).all()
     few = fit_channel(table[:, :35], spoken=spoken[:35])
-    assert set(few.languages) == {"en"}  # 5 nodes are no language
+    assert set(few.languages[""]) == {"en"}  # 5 nodes are no language
+
+
+def test_each_script_is_judged_by_its_own_queries():
+    # 64 queries in Latin letters are near the first node, 64 in Chinese near the second.
+    table = np.random.default_rng(0).normal(0, 0.1, (128, 30))
+    table[:64, 0] += 1
+    table[64:, 1] += 1
+    scripts = ["LATIN"] * 64 + ["CJK"] * 64
+    own = np.ones(128, bool)
+    written = np.array(scripts)
+    assert judging(own, written, "CJK").tolist() == [False] * 64 + [True] * 64
+    assert judging(own, written, "GREEK").all()
+    assert judging(own, written, "").all()
+    assert judging(own & (np.arange(128) > 0), written, "LATIN").sum() == 127  # 63 are too few
+    assert hubness(table[judging(own, written, "LATIN")])[1] < 0.3 < 0.9 < hubness(table)[1]
+    fit = fit_channel(table, scripts=scripts, spoken=["en"] * 30)
+    adjusted = table.copy()
+    for rows in (slice(0, 64), slice(64, 128)):
+        adjusted[rows] -= hubness(table[rows]) / 2
+    assert fit.mean == pytest.approx(adjusted.mean())
+    assert fit.best == pytest.approx(((adjusted.max(1) - fit.mean) / fit.deviation).mean())
+    assert fit.languages["CJK"]["en"] == pytest.approx(adjusted[64:].mean())
+    assert fit.languages["LATIN"]["en"] == pytest.approx(adjusted[:64].mean())
 
 
 @given(
@@ -167,6 +190,22 @@ def test_scores_rise_with_the_similarity_and_stay_between_0_and_1(values, mean, 
 )
 def test_sentence_of_a_text(text, expected):
     assert sentence_of(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "script"),
+    [
+        (["a boat"], "LATIN"),
+        (["一只狗"], "CJK"),
+        (["iPhone 的新闻和天气预报"], "CJK"),
+        (["лодка", "море"], "CYRILLIC"),
+        (["a boat", "船"], ""),
+        (["42 !"], ""),
+        ([], ""),
+    ],
+)
+def test_script_of_words(texts, script):
+    assert script_of(*texts) == script
 
 
 def test_own_texts_and_phrases(tmp_path):
@@ -304,7 +343,7 @@ def test_other_encoders_are_not_scored_by_it(tmp_path):
         assert made.scores(index.store, ("words", "image", "text"), made.prints["words"], np.array([0.5]), [1]) is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2, "fits": 7}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 3, "fits": 7}', "\x00"])
 def test_a_damaged_one_is_told_and_left_out(tmp_path, caplog, text):
     with index_of(tmp_path, 30) as index:
         index.store.set_meta("calibration", text)
@@ -333,7 +372,7 @@ def test_balance_between_languages(tmp_path):
             ]
         )
         index.calibrate()
-        assert set(index._calibration.fits["words", "text", "text"].languages) == {"en", "zh"}
+        assert set(index._calibration.fits["words", "text", "text"].languages["LATIN"]) == {"en", "zh"}
         plain = index.as_retriever(similarity_top_k=10).retrieve("a question")
         balanced = index.as_retriever(similarity_top_k=10, language_balance=1.0).retrieve("a question")
         assert {node.node_id for node in plain} != set()
