@@ -77,6 +77,7 @@ class Remembering:
         self.fingerprint = transcriber.fingerprint
 
     def transcribe(self, sound: Waveform, *, language: str | None = None) -> Transcript:
+        """Transcribe a recording, or remember what was heard in it."""
         key = hashlib.sha256(sound.samples.tobytes()).digest()
         if key not in self.heard:
             self.heard[key] = self.transcriber.transcribe(sound, language=language)
@@ -167,7 +168,15 @@ def weights_of(index: MultiModalIndex) -> dict[tuple[str, str], float]:
 
 def systems(index: MultiModalIndex) -> dict[str, BaseRetriever]:
     """All that are compared."""
-    raw = RawRetriever(index.store, index.preset.spaces, similarity_top_k=DEPTH, weights=index.preset.weights, hear=index._hear)
+    transcriber = index.preset.transcriber
+    assert transcriber is not None
+    raw = RawRetriever(
+        index.store,
+        index.preset.spaces,
+        similarity_top_k=DEPTH,
+        weights=index.preset.weights,
+        hear=lambda sound: transcriber.transcribe(sound).text,
+    )
     found: dict[str, BaseRetriever] = {
         "calibrated": index.as_retriever(similarity_top_k=DEPTH),
         "uncalibrated": index.as_retriever(similarity_top_k=DEPTH, calibrated=False),
@@ -219,7 +228,9 @@ def alone(index: MultiModalIndex, queries: Sequence[Judged]) -> dict[str, dict[s
             for name, report in reports.items()
             if report.overall.queries
         }
-        best = max((name for name in table[kind] if name != "fused"), key=lambda name: table[kind][name]["nDCG@10"])
+        best = max(
+            (name for name in table[kind] if name != "fused"), key=lambda name: table[kind][name]["nDCG@10"], default="fused"
+        )
         row = compare(reports[best], reports["fused"]).overall.differences["nDCG@10"]
         table[kind]["fused - best"] = {"best": best, "nDCG@10": _interval(row)}
     return table

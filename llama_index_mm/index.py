@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Sequence
 from inspect import signature
 from pathlib import Path
@@ -19,12 +18,13 @@ from llama_index_mm.answers import NumberSources
 from llama_index_mm.errors import QueryError, SpaceError, StoreError
 from llama_index_mm.ingestion import Ingestor, IngestReport, ReembedReport
 from llama_index_mm.ingestion.reembed import UNFINISHED, reembed
-from llama_index_mm.media import LIMITS, MediaLimits, Waveform
+from llama_index_mm.media import LIMITS, MediaLimits
 from llama_index_mm.presets import Preset, load_preset
 from llama_index_mm.readers import FetchLimits
 from llama_index_mm.retrieval import FusionRetriever
-from llama_index_mm.retrieval.calibration import Calibration, calibrate
-from llama_index_mm.retrieval.calibration_report import CalibrationReport, report_of
+from llama_index_mm.retrieval.calibrating import calibrated, follow, follow_reembedding
+from llama_index_mm.retrieval.calibration import Calibration
+from llama_index_mm.retrieval.calibration_report import CalibrationReport
 from llama_index_mm.retrieval.options import RetrieverOptions
 from llama_index_mm.stores import MediaStore, SpaceVectorStore
 
@@ -137,7 +137,7 @@ class MultiModalIndex:
             index.store.temporary = temporary  # lives as long as anything that searches it
             try:
                 index._ingestor.insert(documents, show_progress=show_progress, num_workers=num_workers)
-                index._calibrate_if_stale(show_progress=show_progress)
+                index._calibration = follow(index.store, index.preset.spaces, show_progress=show_progress)
             except BaseException:
                 index.close()
                 raise
@@ -159,7 +159,8 @@ class MultiModalIndex:
     ) -> ReembedReport:
         """Bring an index to another preset, or to other encoders of the same: only spaces that differ are encoded anew.
 
-        Nodes, texts and the vectors of the other spaces are not touched. A run that was stopped goes on where it stopped.
+        Nodes, texts and the vectors of the other spaces are not touched. A run that was stopped goes on where it stopped. An
+        index that was calibrated is so again.
 
         Args:
             folder: where the index is; nobody else may be writing to it.
@@ -177,7 +178,11 @@ class MultiModalIndex:
             preset = load_preset(preset)
         with MediaStore(folder, create=False) as store:
             made = preset or load_preset(store.meta("preset") or "offline")
-            return reembed(store, made, spaces, show_progress=show_progress, num_workers=num_workers, media_limits=media_limits)
+            report = reembed(
+                store, made, spaces, show_progress=show_progress, num_workers=num_workers, media_limits=media_limits
+            )
+            follow_reembedding(store, made.spaces, report.encoded, show_progress=show_progress)
+        return report
 
     def close(self) -> None:
         """Close the store; an index in a temporary folder is gone with that."""
@@ -219,7 +224,8 @@ class MultiModalIndex:
                 crashes takes the run along.
             limits: of what is fetched from elsewhere: bytes, seconds, and whether private addresses may be asked.
             media_limits: on each file: bytes, pixels, seconds, faces, and what decoding it may take.
-            calibrate: learn anew what similarities mean where the index has changed much, see `calibrate`.
+            calibrate: learn anew what similarities mean where the index has changed much, see `calibrate`. Where that fails
+                there is a warning in the log.
         """
         report = self._ingestor.ingest(
             source,
@@ -233,7 +239,7 @@ class MultiModalIndex:
             media_limits=media_limits,
         )
         if calibrate and not dry_run:
-            self._calibrate_if_stale(show_progress=show_progress)
+            self._calibration = follow(self.store, self.preset.spaces, show_progress=show_progress) or self._calibration
         return report
 
     async def aingest(
@@ -303,25 +309,17 @@ class MultiModalIndex:
 
         What has changed little since the last time is kept. `ingest` and `from_documents` do this by themselves; after many
         calls of `insert` it is worth doing. Some 250 texts are encoded, which costs what a service asks for that. With less
-        than 20 nodes of a modality scores stay as they are.
+        than 20 nodes of a modality scores stay as they are. Retrievers that were made before go on as they are.
 
         Args:
             show_progress: show a bar on standard error.
             anew: keep nothing.
-        """
-        began = time.monotonic()
-        old = None if anew else Calibration.load(self.store)
-        made = calibrate(self.store, self.preset.spaces, old=old, show_progress=show_progress)
-        made.save(self.store)
-        self._calibration = made
-        return report_of(self.store, self.preset.spaces, made, time.monotonic() - began)
 
-    def _calibrate_if_stale(self, *, show_progress: bool) -> None:
-        old = Calibration.load(self.store)
-        if (old or Calibration.empty()).stale(self.store, self.preset.spaces):
-            made = calibrate(self.store, self.preset.spaces, old=old, show_progress=show_progress)
-            made.save(self.store)
-            self._calibration = made
+        Raises:
+            StoreLockedError: somebody else is writing.
+        """
+        self._calibration, report = calibrated(self.store, self.preset.spaces, show_progress=show_progress, anew=anew)
+        return report
 
     def vector_store(self, space: str) -> SpaceVectorStore:
         """One space as a LlamaIndex vector store."""
@@ -334,15 +332,16 @@ class MultiModalIndex:
 
         Args:
             similarity_top_k: how many nodes it gives.
-            calibrated: make scores by what `calibrate` has learned, where it has.
+            calibrated: make scores by what `calibrate` had learned when the index was opened, or has since.
             **options: modalities, filters, fusion, weights, quotas and more: see `RetrieverOptions`.
         """
+        transcriber = self.preset.transcriber
         options["weights"] = {**self.preset.weights, **(options.get("weights") or {})}
         return FusionRetriever(
             self.store,
             self.preset.spaces,
             similarity_top_k=similarity_top_k,
-            hear=self._hear if self.preset.transcriber else None,
+            hear=None if transcriber is None else lambda sound: transcriber.transcribe(sound).text,
             calibration=self._calibration if calibrated else None,
             **options,
         )
@@ -381,8 +380,7 @@ class MultiModalIndex:
                 f"Expected options of retrievers ({', '.join(known)}) or of RetrieverQueryEngine.from_args, "
                 f"got {', '.join(sorted(unknown))}."
             )
-        prompt = getattr(llm, "qa_prompt", None)
-        if prompt is not None:
+        if (prompt := getattr(llm, "qa_prompt", None)) is not None:
             options.setdefault("chat_content_qa_template", prompt)
         return RetrieverQueryEngine.from_args(
             self.as_retriever(similarity_top_k=k, **search),
@@ -400,6 +398,3 @@ class MultiModalIndex:
                 f"Preset {self.preset.name!r} has no LLM of its own: give one, or set llama_index.core.Settings.llm."
             )
         return self.preset.llm()
-
-    def _hear(self, sound: Waveform) -> str:
-        return self.preset.transcriber.transcribe(sound).text if self.preset.transcriber else ""

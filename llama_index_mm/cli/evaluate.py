@@ -2,16 +2,22 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+if TYPE_CHECKING:
+    from llama_index_mm.evaluation import EvaluationReport, ItemCheck, Judgments, WeightFit
+
 __all__ = ["evaluate"]
 
 _DEPTH = 3  # times the largest k are asked for: spans of one recording are one item
+_SHOWN = 20  # rows and queries that are told of one by one
 _WIDE = 110  # characters from which intervals stand beside their means
 
 
@@ -25,7 +31,7 @@ def evaluate(
     by: Annotated[
         str, typer.Option("--by", help="What the judgments call items by: file_name, file_path, ref_doc_id or node_id.")
     ] = "file_name",
-    fusion: Annotated[str, typer.Option("--fusion", help="convex or reciprocal_rank.")] = "convex",
+    fusion: Annotated[str, typer.Option("--fusion", help="convex, reciprocal_rank, distribution_based or maximum.")] = "convex",
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw R@k; the name ends in .png, .svg or .pdf.")] = None,
     fit: Annotated[
         bool, typer.Option("--fit-weights", help="Also find the weights of channels that rank these queries best.")
@@ -34,56 +40,86 @@ def evaluate(
 ) -> None:
     """Tell how well queries find what they should, by kind of query, with 95 % intervals.
 
-    Exit status 1 if a row of the judgments can't be taken, if a query fails, or if there are too few to fit weights to.
+    Items that should be found and are not in the index are told, and count as not found. Exit status 1 if a row of the
+    judgments can't be taken, if a query fails, or if there are too few to fit weights to.
     """
     from llama_index_mm.errors import QueryError
+    from llama_index_mm.evaluation import check_items, fit_weights, load_judgments, mixed
     from llama_index_mm.evaluation import evaluate as ask_all
-    from llama_index_mm.evaluation import fit_weights, load_judgments, mixed
-    from llama_index_mm.evaluation.tables import COLUMNS
+    from llama_index_mm.evaluation.report import check_plot
     from llama_index_mm.index import MultiModalIndex
 
     k = _places(places)
+    if plot is not None:
+        check_plot(plot)  # not after all has been asked
     judged = load_judgments(judgments, by=by)  # type: ignore[arg-type]
     err = Console(stderr=True, highlight=False)
-    for problem in judged.problems:
-        err.print(f"[yellow]not taken[/yellow] {escape(str(problem))}")
-    if judged.ignored:
-        err.print(f"[dim]Columns that are not known: {escape(', '.join(judged.ignored))}. Known: {', '.join(COLUMNS)}.[/dim]")
+    _tell_problems(judged, err)
+    fitted: WeightFit | str | None = None
     with MultiModalIndex.open(store) as index:
+        checked = check_items(index.store, judged)
+        for note in checked.notes:
+            err.print(f"[yellow]{escape(note)}[/yellow]")
         retriever = index.as_retriever(similarity_top_k=_DEPTH * max(k), fusion=fusion)  # type: ignore[arg-type]
         queries = mixed(judged.queries) if everywhere else judged.queries
         report = ask_all(retriever, queries, k=k, by=judged.by, show_progress=sys.stderr.isatty())
-        fitted, unfitted = None, ""
         if fit:
             try:
                 options = {"metric": f"nDCG@{max(k)}", "by": judged.by, "show_progress": sys.stderr.isatty()}
                 fitted = fit_weights(retriever, queries, **options)  # type: ignore[arg-type]
             except QueryError as error:  # the report is worth having
-                unfitted = str(error)
+                fitted = str(error)
     if as_json:
-        problems = [{"row": one.row, "column": one.column, "reason": one.reason} for one in judged.problems]
-        told = {**report.to_dict(), "not_taken": problems}
-        if fit:
-            told["weights"] = fitted.to_dict() if fitted is not None else {"error": unfitted}
+        told = {**report.to_dict(), **_as_dict(judged, checked)}
+        if fitted is not None:
+            told["weights"] = {"error": fitted} if isinstance(fitted, str) else fitted.to_dict()
         sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
     else:
-        out = Console(highlight=False)
-        out.print(report.table(narrow=out.width < _WIDE))
-        for note in report.notes:
-            err.print(f"[dim]{escape(note)}[/dim]")
-        if fitted is not None:
-            out.print("", fitted.table(narrow=out.width < _WIDE), "", fitted.weights_table(), sep="\n")
-            for note in fitted.notes:
-                err.print(f"[dim]{escape(note)}[/dim]")
-    if unfitted:
-        err.print(f"[red]no weights[/red] {escape(unfitted)}")
-    for failure in report.failures:
-        err.print(f"[red]failed[/red] {escape(f'{failure.name} ({failure.kind}): {failure.error}')}")
+        _print_tables(report, fitted, err)
+    if isinstance(fitted, str):
+        err.print(f"[red]no weights[/red] {escape(fitted)}")
+    _print_some([f"[red]failed[/red] {escape(f'{one.name} ({one.kind}): {one.error}')}" for one in report.failures], err)
     if plot is not None:
         report.plot(plot)
         err.print(f"[dim]Wrote {escape(str(plot))}[/dim]")
-    if judged.problems or report.failures or unfitted:
+    if judged.problems or report.failures or isinstance(fitted, str):
         raise typer.Exit(1)
+
+
+def _tell_problems(judged: "Judgments", err: Console) -> None:
+    from llama_index_mm.evaluation.tables import COLUMNS
+
+    _print_some([f"[yellow]not taken[/yellow] {escape(str(problem))}" for problem in judged.problems], err)
+    if judged.ignored:
+        err.print(f"[dim]Columns that are not known: {escape(', '.join(judged.ignored))}. Known: {', '.join(COLUMNS)}.[/dim]")
+
+
+def _print_some(lines: Sequence[str], err: Console) -> None:
+    """Print lines, of very many only the first."""
+    for line in lines[:_SHOWN]:
+        err.print(line)
+    if len(lines) > _SHOWN:
+        err.print(f"[dim]... and {len(lines) - _SHOWN} more; --json tells all.[/dim]")
+
+
+def _as_dict(judged: "Judgments", checked: "ItemCheck") -> dict[str, Any]:
+    return {
+        "not_taken": [asdict(one) for one in judged.problems],
+        "not_in_index": list(checked.absent),
+        "shared_names": list(checked.shared),
+    }
+
+
+def _print_tables(report: "EvaluationReport", fitted: "WeightFit | str | None", err: Console) -> None:
+    out = Console(highlight=False)
+    narrow = out.width < _WIDE
+    out.print(report.table(narrow=narrow))
+    notes = report.notes
+    if fitted is not None and not isinstance(fitted, str):
+        out.print("", fitted.table(narrow=narrow), "", fitted.weights_table(), sep="\n")
+        notes += fitted.notes
+    for note in notes:
+        err.print(f"[dim]{escape(note)}[/dim]")
 
 
 def _places(given: str) -> tuple[int, ...]:

@@ -15,11 +15,13 @@ from llama_index_mm.display.markup import Markup, element, escape, join
 from llama_index_mm.media import modality_of
 from llama_index_mm.nodes import PREFIX, AudioMedia, MediaNode, MeshMedia, format_seconds, modality_of_node, retype
 from llama_index_mm.retrieval.reasons import ChannelReason, reasons_of
+from llama_index_mm.retrieval.rerank import rerank_reason_of
 
 __all__ = ["Desk", "card", "paragraphs", "query_figure"]
 
 _CLIP = 600  # characters of a text shown at once
 _MOST_TEXT = 20_000  # characters of a text shown at all
+_ROUNDING = 0.005  # of a score that is shown with two digits
 _QUERY_LONGEST = 320  # pixels of a picture that was asked with
 _WRAPPED = re.compile(r"(?m)^(.{60,})\n(?=[^\W\d_])")  # a full line, then one that starts with a letter
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}")
@@ -88,7 +90,8 @@ def card(found: NodeWithScore, number: int, anchor: str, desk: Desk) -> Markup:
             _score(found.score),
         ),
         content,
-        _reasons(node),
+        _rerank(node),
+        _reasons(node, found.score),
         class_="card",
         id=anchor,
         aria_labelledby=heading,
@@ -211,16 +214,33 @@ def _score(score: float | None) -> Markup:
     return element("p", element("span", "Score ", class_="unseen"), bar, element("span", f"{score:.2f}"), class_="score")
 
 
-def _reasons(node: BaseNode) -> Markup | None:
+def _rerank(node: BaseNode) -> Markup | None:
+    """What an LLM said of the result, where one gave it its place."""
     try:
-        rows = [_reason(reason) for reason in reasons_of(node)]
+        told = rerank_reason_of(node)
+        if told is None:
+            return None
+        before = "" if told.retrieved is None else f" ({told.retrieved:.2f} by the search)"
+        judged = "Not rated" if told.relevance is None else f"Rated {told.relevance:.2f}"
+        said = f": {told.reason}" if told.reason else "."
+        return element("p", f"{judged} by {told.model}{before}{said}", class_="facts")
+    except TROUBLE:  # as below
+        return None
+
+
+def _reasons(node: BaseNode, score: float | None) -> Markup | None:
+    try:
+        reasons = reasons_of(node)
+        rows = [_reason(reason) for reason in reasons]
+        total = math.fsum(reason.contribution for reason in reasons)
     except TROUBLE:  # of no use, but no reason to lose the page
         return None
     if not rows:
         return None
+    given = "of the result" if score is not None and abs(total - score) < _ROUNDING else f"that the search gave, {total:.2f}"
     heads = ("Asked", "Space", "Share", "Score", "Weight", "Raw")
     head = element("thead", element("tr", *(element("th", name, scope="col") for name in heads)))
-    caption = element("caption", "The shares add up to the score of the result.")
+    caption = element("caption", f"The shares add up to the score {given}.")
     table = element("table", caption, head, element("tbody", *rows))
     return element("details", element("summary", "Why it was found"), element("div", table, class_="wide"), class_="reasons")
 

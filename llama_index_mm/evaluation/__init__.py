@@ -3,7 +3,14 @@
 from llama_index_mm.evaluation.asking import aevaluate, evaluate, score_ranking
 from llama_index_mm.evaluation.bridge import ItemRetriever
 from llama_index_mm.evaluation.comparison import Comparison, compare
-from llama_index_mm.evaluation.intervals import Interval, bootstrap_interval, bootstrap_intervals, paired_interval
+from llama_index_mm.evaluation.coverage import ItemCheck, check_items
+from llama_index_mm.evaluation.intervals import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_intervals,
+    difference_intervals,
+    paired_interval,
+)
 from llama_index_mm.evaluation.judgments import Identity, Judged, item_of, mixed
 from llama_index_mm.evaluation.metrics import (
     QueryScores,
@@ -34,6 +41,7 @@ __all__ = [
     "FactRanking",
     "Identity",
     "Interval",
+    "ItemCheck",
     "ItemRetriever",
     "Judged",
     "Judgments",
@@ -49,7 +57,9 @@ __all__ = [
     "bootstrap_intervals",
     "character_error_rate",
     "characters_of",
+    "check_items",
     "compare",
+    "difference_intervals",
     "edit_distance",
     "equal_error_rate",
     "evaluate",

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -16,8 +17,9 @@ from llama_index_mm.evaluation.metrics import average_precision, hit_at, ndcg_at
 from llama_index_mm.evaluation.report import EvaluationReport, KindScores, QueryOutcome
 from llama_index_mm.evaluation.tables import Judgments
 
-__all__ = ["aevaluate", "evaluate", "score_ranking"]
+__all__ = ["aevaluate", "ask_each", "evaluate", "score_ranking", "taken"]
 
+T = TypeVar("T")
 _OVERALL = "all"
 
 
@@ -52,7 +54,7 @@ def evaluate(
         >>> print(evaluate(retriever, load_judgments("judgments.csv")))
     """
     queries, by, places = _checked(judged, by, k)
-    outcomes = []
+    outcomes: list[QueryOutcome] = []
     for one in tqdm(queries, desc="evaluate", unit="query", disable=not show_progress):
         began = time.perf_counter()
         try:
@@ -78,24 +80,52 @@ async def aevaluate(
     The time of a query then holds what it waited for the others; take times from `evaluate`.
     """
     queries, by, places = _checked(judged, by, k)
+
+    async def outcome(one: Judged) -> QueryOutcome:
+        began = time.perf_counter()
+        try:
+            found: list[NodeWithScore] | Exception = await retriever.aretrieve(one.query)
+        except Exception as error:  # as in `evaluate`
+            found = error
+        return _outcome(one, found, time.perf_counter() - began, by, places)
+
+    outcomes = await ask_each(queries, outcome, what="evaluate", workers=workers, show_progress=show_progress)
+    return _report(outcomes, by, places, seed)
+
+
+async def ask_each(
+    queries: Sequence[Judged], ask: Callable[[Judged], Awaitable[T]], *, what: str, workers: int, show_progress: bool
+) -> list[T]:
+    """What each query comes to, in their order, with at most so many ``workers`` under way.
+
+    Raises:
+        QueryError: there are no workers.
+    """
     if workers < 1:
         raise QueryError(f"Expected at least one worker, got {workers}.")
-    outcomes: dict[int, QueryOutcome] = {}
+    told: dict[int, T] = {}
     waiting = iter(enumerate(queries))
-    with tqdm(total=len(queries), desc="evaluate", unit="query", disable=not show_progress) as bar:
+    with tqdm(total=len(queries), desc=what, unit="query", disable=not show_progress) as bar:
 
         async def work() -> None:
             for at, one in waiting:
-                began = time.perf_counter()
-                try:
-                    found: list[NodeWithScore] | Exception = await retriever.aretrieve(one.query)
-                except Exception as error:  # as in `evaluate`
-                    found = error
-                outcomes[at] = _outcome(one, found, time.perf_counter() - began, by, places)
+                told[at] = await ask(one)
                 bar.update()
 
         await asyncio.gather(*(work() for _ in range(min(workers, len(queries)))))
-    return _report([outcomes[at] for at in range(len(queries))], by, places, seed)
+    return [told[at] for at in range(len(queries))]
+
+
+def taken(judged: Judgments | Sequence[Judged], by: Identity | None) -> tuple[Sequence[Judged], Identity]:
+    """Queries, and what their items are called by: as is said, else as they were read, else by file names.
+
+    Raises:
+        QueryError: items can't be called so.
+    """
+    queries: Sequence[Judged] = judged.queries if isinstance(judged, Judgments) else list(judged)
+    by = by or (judged.by if isinstance(judged, Judgments) else "file_name")
+    check_identity(by)
+    return queries, by
 
 
 def score_ranking(ranking: Sequence[str], relevant: Judged, k: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
@@ -116,9 +146,7 @@ def score_ranking(ranking: Sequence[str], relevant: Judged, k: Sequence[int] = (
 def _checked(
     judged: Judgments | Sequence[Judged], by: Identity | None, k: Sequence[int]
 ) -> tuple[Sequence[Judged], Identity, tuple[int, ...]]:
-    queries: Sequence[Judged] = judged.queries if isinstance(judged, Judgments) else list(judged)
-    by = by or (judged.by if isinstance(judged, Judgments) else "file_name")
-    check_identity(by)
+    queries, by = taken(judged, by)
     if not queries:
         raise QueryError("Expected at least one judged query, got none.")
     if not k or min(k) < 1:

@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from llama_index_mm.errors import QueryError
-from llama_index_mm.evaluation.intervals import Interval, bootstrap_intervals
+from llama_index_mm.evaluation.intervals import Interval, difference_intervals
 from llama_index_mm.evaluation.report import EvaluationReport, QueryOutcome, as_text, html_table, text_table
 
 __all__ = ["ComparedKind", "Comparison", "compare"]
@@ -23,7 +23,8 @@ class ComparedKind:
     Attributes:
         kind: of query, as the first report calls it.
         queries: that both answered.
-        differences: second minus first with its 95 % interval, by metric; empty if there are no such queries.
+        differences: second minus first with its 95 % interval, see `difference_intervals`, by metric; empty if there are no
+            such queries.
     """
 
     kind: str
@@ -144,7 +145,7 @@ def _compared(kind: str, pairs: Sequence[tuple[QueryOutcome, QueryOutcome]], see
         return ComparedKind(kind, 0, {})
     names = list(pairs[0][0].scores)
     gains = np.array([[two.scores[name] - one.scores[name] for name in names] for one, two in pairs])
-    return ComparedKind(kind, len(pairs), dict(zip(names, bootstrap_intervals(gains, seed=seed), strict=True)))
+    return ComparedKind(kind, len(pairs), dict(zip(names, difference_intervals(gains, seed=seed), strict=True)))
 
 
 def _points(interval: Interval) -> str:

@@ -1,13 +1,14 @@
 """How far a mean can be trusted: bootstrap intervals. Pure functions of values per query."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "bootstrap_interval", "bootstrap_intervals", "paired_interval"]
+__all__ = ["Interval", "bootstrap_interval", "bootstrap_intervals", "difference_intervals", "paired_interval"]
 
 _SAMPLES = 5000
+_EQUAL = 1e-12  # differences that are rounding
 _CELLS = 2_000_000  # of resampled values held at once
 
 
@@ -19,7 +20,8 @@ class Interval:
         mean: of the values.
         low: lower end.
         high: upper end.
-        count: how many values. With one, both ends are that value, and the interval says nothing.
+        count: how many values. With one, both ends are that value, and the interval says nothing; with fewer than some ten
+            it is too narrow.
     """
 
     mean: float
@@ -86,7 +88,8 @@ def paired_interval(
     """Interval of the mean of ``second - first`` over the same queries: each query is drawn with both of its values.
 
     This is far narrower than two separate intervals suggest, because easy and hard queries are so for both. Where it holds 0,
-    the two differ by no more than the choice of queries can explain.
+    the two differ by no more than the choice of queries can explain. It holds 0 where too few queries differ, see
+    `difference_intervals`.
 
     Args:
         first: ``(n,)`` values of one system.
@@ -101,7 +104,35 @@ def paired_interval(
     one, two = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
     if len(one) != len(two):
         raise ValueError(f"Expected two values for each query, got {len(one)} and {len(two)} values.")
-    return bootstrap_interval(two - one, level=level, samples=samples, seed=seed)
+    return difference_intervals((two - one).reshape(-1, 1), level=level, samples=samples, seed=seed)[0]
+
+
+def difference_intervals(
+    differences: ArrayLike, *, level: float = 0.95, samples: int = _SAMPLES, seed: int = 0
+) -> list[Interval]:
+    """Like `bootstrap_intervals`, of differences between two systems over the same queries.
+
+    Where only a few of many queries differ, all to the same side, nearly every resample holds some of them, and the bootstrap
+    is sure of what may be chance: 4 queries of the same sign are one of 8 throws of a coin. So 0 is taken into the interval
+    where even the test of signs (Arbuthnot 1710), with all signs alike, is not sure: with m queries that differ its p is at
+    least ``2 ** (1 - m)``. For a level of 0.95 at least 6 queries must differ.
+
+    Args:
+        differences: ``(n, m)`` one row for each query, one column for each metric.
+        level: as in `bootstrap_interval`.
+        samples: as in `bootstrap_interval`.
+        seed: as in `bootstrap_interval`.
+
+    Raises:
+        ValueError: as in `bootstrap_interval`.
+    """
+    table = np.asarray(differences, np.float64)
+    told = bootstrap_intervals(table, level=level, samples=samples, seed=seed)
+    differing = np.count_nonzero(np.abs(table) > _EQUAL, axis=0).tolist()
+    return [
+        one if 2.0 ** (1 - count) <= 1 - level else replace(one, low=min(one.low, 0.0), high=max(one.high, 0.0))
+        for one, count in zip(told, differing, strict=True)
+    ]
 
 
 def _resampled(table: NDArray[np.float64], samples: int, seed: int) -> NDArray[np.float64]:

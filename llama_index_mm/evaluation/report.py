@@ -14,11 +14,12 @@ from llama_index_mm._optional import require
 from llama_index_mm.errors import QueryError
 from llama_index_mm.evaluation.intervals import Interval
 
-__all__ = ["EvaluationReport", "KindScores", "QueryOutcome"]
+__all__ = ["EvaluationReport", "KindScores", "QueryOutcome", "check_plot"]
 
 _COLOURS = ("#3b77bd", "#d0752b", "#3f8f5b", "#8a3a78", "#8a4b14", "#5a5d62")
 _HALF = " ±"
 _WIDTH = 140  # characters of a table that is made into text
+_FEW = 10  # queries of which a bootstrap interval covers far less than it says
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,12 @@ class EvaluationReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know when reading the figures: queries that failed, and rankings that are too short."""
+        """What to know when reading the figures: queries that failed, too few of a kind, and rankings that are too short."""
         notes = []
         if self.failures:
             notes.append(f"{len(self.failures)} of {len(self.outcomes)} queries failed and are left out.")
+        if few := [f"{row.kind} ({row.queries})" for row in self.kinds if 0 < row.queries < _FEW]:
+            notes.append(f"Intervals of fewer than {_FEW} queries are too narrow: {', '.join(few)}.")
         if self.overall.short:
             notes.append(
                 f"{self.overall.short} of {self.overall.queries} queries got fewer than {max(self.k)} items: "
@@ -138,19 +141,14 @@ class EvaluationReport:
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            QueryError: every query failed, or the name ends in no format that can be written.
+            QueryError: every query failed, or there is no such folder, or the name ends in no format that can be written.
         """
-        figures = require("matplotlib.figure", extra="plots")
+        figures = check_plot(path)
         rows = [row for row in self.rows if row.metrics]
         if not rows:
             raise QueryError("There is nothing to draw: every query failed.")
         names = [f"R@{k}" for k in self.k]
         figure = figures.Figure(figsize=(8, 1.3 + 0.5 * len(rows)), layout="constrained")
-        kinds = figure.canvas.get_supported_filetypes()
-        if Path(path).suffix.lower().removeprefix(".") not in kinds:
-            raise QueryError(
-                f"Can't draw {path}: the name must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}."
-            )
         axes = figure.subplots()
         for at, name in enumerate(names):
             told = [row.metrics[name] for row in rows]
@@ -187,6 +185,22 @@ class EvaluationReport:
 
     def __str__(self) -> str:
         return "\n".join([as_text(self.table()), *self.notes])
+
+
+def check_plot(path: Path | str) -> Any:
+    """Refuse what `EvaluationReport.plot` could not write, before queries are asked; gives ``matplotlib.figure``.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        QueryError: there is no such folder, or the name ends in no format that can be written.
+    """
+    figures = require("matplotlib.figure", extra="plots")
+    kinds = figures.Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix.lower().removeprefix(".") not in kinds:
+        raise QueryError(f"Can't draw {path}: the name must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")
+    if not Path(path).parent.is_dir():
+        raise QueryError(f"Can't draw {path}: there is no folder {Path(path).parent}.")
+    return figures
 
 
 def percent(interval: Interval) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llama_index_mm.errors import QueryError
-from llama_index_mm.evaluation.intervals import Interval, bootstrap_interval
+from llama_index_mm.evaluation.intervals import Interval, bootstrap_interval, difference_intervals
 
 __all__ = ["FactRanking", "LanguageSkew", "SkewRow", "language_skew"]
 
@@ -129,5 +129,5 @@ def _row(queries: Sequence[FactRanking], languages: tuple[str, str], seed: int) 
             gaps.setdefault(one.fact, []).append(float(second - first))
     shares = np.array([np.mean(of_fact, axis=0) for of_fact in outcomes.values()])
     intervals = [bootstrap_interval(shares[:, at], seed=seed) for at in range(3)]
-    gap = bootstrap_interval([np.mean(of_fact) for of_fact in gaps.values()], seed=seed) if gaps else None
+    gap = difference_intervals([[np.mean(of_fact)] for of_fact in gaps.values()], seed=seed)[0] if gaps else None
     return SkewRow(len(queries), dict(zip(languages, intervals[:2], strict=True)), intervals[2], gap)

@@ -1,6 +1,7 @@
 """Judgments from files: CSV and JSON Lines."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ COLUMNS = (
 
 _FILES = ("image", "audio", "mesh")
 _BETWEEN = "|"
+_OTHER_SIGNS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets put between cells
 
 
 @dataclass(frozen=True)
@@ -146,30 +148,41 @@ def _judged(one: _Gathered, by: Identity) -> Judged:
     return Judged(one.query, one.grades, frozenset(one.excluded | own), kind=one.kind, language=one.language)
 
 
+def _read(path: Path, what: str) -> io.StringIO:
+    """The text of a file in UTF-8."""
+    data = path.read_bytes()
+    try:
+        return io.StringIO(data.decode("utf-8-sig"), newline="")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DecodeError(f"{path} is no {what} in UTF-8: {error.reason} in line {line}. Save it as UTF-8.") from error
+
+
 def _rows(path: Path, problems: list[RowProblem], ignored: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Rows of a CSV with their numbers, counted as spreadsheets do: the header is 1."""
+    reader = csv.reader(_read(path, "CSV"), strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(path, header)
-            ignored += [name for name in header if name not in COLUMNS]
-            for number, cells in enumerate(reader, 2):
-                if len(cells) == len(header):
-                    if any(cell.strip() for cell in cells):
-                        yield number, dict(zip(header, cells, strict=True))
-                elif cells:
-                    reason = f"Expected {len(header)} cells, got {len(cells)}. Cells with commas need quotation marks."
-                    problems.append(RowProblem(number, "", reason))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DecodeError(f"{path} is no CSV in UTF-8: {error}.") from error
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(path, header)
+        ignored += [name for name in header if name not in COLUMNS]
+        for number, cells in enumerate(reader, 2):
+            if len(cells) == len(header):
+                if any(cell.strip() for cell in cells):
+                    yield number, dict(zip(header, cells, strict=True))
+            elif cells:
+                reason = f"Expected {len(header)} cells, got {len(cells)}. Cells with commas need quotation marks."
+                problems.append(RowProblem(number, "", reason))
+    except csv.Error as error:
+        raise DecodeError(f"{path} is no CSV: {error}, in line {reader.line_num}.") from error
 
 
 def _check_header(path: Path, header: list[str]) -> None:
     if "relevant" not in header or not {"query", *_FILES} & set(header):
+        between = next((what for sign, what in _OTHER_SIGNS.items() if any(sign in name for name in header)), "")
         raise DecodeError(
             f"Expected the column 'relevant' and one of 'query', 'image', 'audio', 'mesh' in the first row of {path}, "
             f"got {', '.join(header) or 'nothing'}."
+            + (f" Its cells have {between} between: save it with commas." * bool(between))
         )
     if twice := [name for name in COLUMNS if header.count(name) > 1]:
         raise DecodeError(f"Expected each column once in the first row of {path}, got {twice[0]!r} twice.")
@@ -177,23 +190,19 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _lines(path: Path, problems: list[RowProblem], ignored: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Objects of a file of JSON Lines with their line numbers; empty lines are passed over."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    problems.append(RowProblem(number, "", f"No JSON: {error}."))
-                    continue
-                if not isinstance(row, dict):
-                    problems.append(RowProblem(number, "", f"Expected an object, got {type(row).__name__}."))
-                    continue
-                ignored += [name for name in row if name not in COLUMNS and name not in ignored]
-                yield number, row
-    except UnicodeDecodeError as error:
-        raise DecodeError(f"{path} is no JSON Lines in UTF-8: {error}.") from error
+    for number, line in enumerate(_read(path, "JSON Lines"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
+            problems.append(RowProblem(number, "", f"No JSON: {error}."))
+            continue
+        if not isinstance(row, dict):
+            problems.append(RowProblem(number, "", f"Expected an object, got {type(row).__name__}."))
+            continue
+        ignored += [name for name in row if name not in COLUMNS and name not in ignored]
+        yield number, row
 
 
 def _take(row: Mapping[str, Any], number: int, folder: Path, by: Identity, gathered: dict[tuple[Any, ...], _Gathered]) -> None:
@@ -229,13 +238,17 @@ def _take(row: Mapping[str, Any], number: int, folder: Path, by: Identity, gathe
 def _grades(row: Mapping[str, Any], folder: Path, by: Identity) -> dict[str, float]:
     given = row.get("relevant")
     if isinstance(given, dict):
-        grades = {str(name): _number(grade, "relevant") for name, grade in given.items()}
+        grades = {_whole(name, "relevant"): _number(grade, "relevant") for name, grade in given.items()}
     else:
         grade = _number(row.get("grade"), "grade")
         grades = dict.fromkeys(_several(row, "relevant"), grade)
     if not grades:
         raise _Wrong("relevant", "Nothing is given that should be found.")
-    return {_item(name, folder, by): grade for name, grade in grades.items()}
+    items: dict[str, float] = {}
+    for name, grade in grades.items():
+        if items.setdefault(item := _item(name, folder, by), grade) != grade:
+            raise _Wrong("relevant", f"{item} is given with the grades {items[item]:g} and {grade:g}.")
+    return items
 
 
 def _number(value: Any, column: str) -> float:
@@ -258,7 +271,14 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         raise _Wrong(column, f"Expected a text, got {value!r}.")
-    return (value or "").strip()
+    return _whole(value or "", column).strip()
+
+
+def _whole(text: str, column: str) -> str:
+    """The text itself. JSON can hold halves of characters, which can't be encoded or printed."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise _Wrong(column, f"Expected whole characters, got {text!r}.")
+    return text
 
 
 def _several(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
@@ -266,4 +286,4 @@ def _several(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
     parts = value if isinstance(value, list) else _text(row, column).split(_BETWEEN)
     if wrong := [part for part in parts if not isinstance(part, str)]:
         raise _Wrong(column, f"Expected texts, got {wrong[0]!r}.")
-    return tuple(part.strip() for part in parts if part.strip())
+    return tuple(_whole(part, column).strip() for part in parts if part.strip())

@@ -11,8 +11,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from llama_index_mm.errors import QueryError
+from llama_index_mm.evaluation.asking import ask_each, taken
 from llama_index_mm.evaluation.intervals import Interval, bootstrap_interval, paired_interval
-from llama_index_mm.evaluation.judgments import Identity, Judged, check_identity
+from llama_index_mm.evaluation.judgments import Identity, Judged
 from llama_index_mm.evaluation.report import as_text, html_table, percent, text_table
 from llama_index_mm.evaluation.tables import Judgments
 from llama_index_mm.evaluation.weighing import Block, Case, Metric, blocks_of, find_weights, metric_of
@@ -79,6 +80,10 @@ class WeightFit:
         gain = f"{100 * self.gain.mean:+.1f} points, 95 % interval {100 * self.gain.low:+.1f} to {100 * self.gain.high:+.1f}"
         if self.gained:
             notes = [f"The fitted weights gain {self.metric} on queries that they were not fitted to: {gain}."]
+        elif self.gain.high < 0:
+            notes = [
+                f"Fitted weights lose {self.metric} on queries that they were not fitted to: {gain}. The retriever's own stay."
+            ]
         else:
             notes = [f"No gain in {self.metric} beyond the noise ({gain}): the retriever's own weights stay."]
         if self.decided < _ENOUGH:
@@ -201,31 +206,21 @@ async def afit_weights(
 ) -> WeightFit:
     """Like `fit_weights`, off the event loop, with at most ``workers`` queries under way."""
     queries, by, measure = _checked(judged, by, metric, folds, pull)
-    if workers < 1:
-        raise QueryError(f"Expected at least one worker, got {workers}.")
-    found: dict[int, Candidates | Exception] = {}
-    waiting = iter(enumerate(queries))
-    with tqdm(total=len(queries), desc="fit weights", unit="query", disable=not show_progress) as bar:
 
-        async def work() -> None:
-            for at, one in waiting:
-                try:
-                    found[at] = await retriever.acandidates(one.query)
-                except Exception as error:  # as in `fit_weights`
-                    found[at] = error
-                bar.update()
+    async def candidates(one: Judged) -> Candidates | Exception:
+        try:
+            return await retriever.acandidates(one.query)
+        except Exception as error:  # as in `fit_weights`
+            return error
 
-        await asyncio.gather(*(work() for _ in range(min(workers, len(queries)))))
-    inorder = [found[at] for at in range(len(queries))]
-    return await asyncio.to_thread(_fit, queries, inorder, by, measure, folds, pull, seed)
+    found = await ask_each(queries, candidates, what="fit weights", workers=workers, show_progress=show_progress)
+    return await asyncio.to_thread(_fit, queries, found, by, measure, folds, pull, seed)
 
 
 def _checked(
     judged: Judgments | Sequence[Judged], by: Identity | None, metric: str, folds: int, pull: float
 ) -> tuple[Sequence[Judged], Identity, Metric]:
-    queries: Sequence[Judged] = judged.queries if isinstance(judged, Judgments) else list(judged)
-    by = by or (judged.by if isinstance(judged, Judgments) else "file_name")
-    check_identity(by)
+    queries, by = taken(judged, by)
     measure = metric_of(metric)
     if not 2 <= folds <= _FEWEST:
         raise QueryError(f"Expected 2 to {_FEWEST} folds, got {folds}.")

@@ -11,10 +11,10 @@ looked for, and tells what has to be exceeded:
     z(x)    = (s'(x) - mean) / deviation - best
     score   = 1 / (1 + exp(-z / 2))
 
-with the mean and the deviation of s' over queries and nodes, and with ``best`` the mean over the queries of the greatest
-(s' - mean) / deviation. A score of one half so says: as like the query as the best of what has nothing to do with it usually
-is. The correction by hub(x), for nodes that are like everything, is that of nearest neighbour normalisation (Chowdhury et
-al., EMNLP 2024, arXiv:2410.24114) and one half of what CSLS does (Conneau et al., ICLR 2018, arXiv:1710.04087).
+with the mean and the deviation of s' over queries and nodes, and with ``best`` the greatest (s' - mean) / deviation that only
+one query in twenty exceeds. A score of one half so says: of what has nothing to do with the query, the best comes this far once
+in twenty times. The correction by hub(x), for nodes that are like everything, is that of nearest neighbour normalisation
+(Chowdhury et al., EMNLP 2024, arXiv:2410.24114) and one half of what CSLS does (Conneau et al., ICLR 2018, arXiv:1710.04087).
 """
 
 import base64
@@ -40,10 +40,11 @@ Key = tuple[str, Modality, Modality]
 
 _LOG = logging.getLogger(__name__)
 _META = "calibration"  # of the store's notes, where it is kept
-_VERSION = 3
+_VERSION = 4
 _NEIGHBOURS = 10  # queries that an item's hubness is the mean over
 _SHARE = 0.5  # of the hubness that is taken away
 _SLOPE = 0.5  # of the score over z
+_RARELY = 0.95  # of the queries find nothing better than `ChannelFit.best` among what has nothing to do with them
 _LEAST_ITEMS = 20  # below which a modality is left as it is
 _LEAST_ASKED = 16
 _LEAST_OWN = 64  # queries of the index's own, below which hubness is not told: phrases find what they ought to find
@@ -62,7 +63,7 @@ class ChannelFit:
     Attributes:
         mean: of the similarities of what has nothing to do with one another, less half of the hubness.
         deviation: of the same.
-        best: mean over queries of the greatest of them, in deviations above the mean.
+        best: greatest of them for a query, in deviations above the mean, that one query in twenty exceeds.
         items: nodes there were.
         asked: queries.
         share: of the hubness that is taken away: one half, or 0 where the index has few queries of its own.
@@ -145,12 +146,14 @@ def fit_channel(
     for script in sorted(set(scripts) or {""}):
         adjusted[written == script] -= share * hubness(similarities[judging(mine, written, script)])
     counted = ~np.isnan(adjusted).all(1)
+    if not counted.any():
+        return None
     adjusted, written = adjusted[counted], written[counted]
     mean, deviation = float(np.nanmean(adjusted)), float(np.nanstd(adjusted))
     if not deviation > 1e-6:
         return None
     more = math.sqrt(2 * math.log(max(count or items, items))) - math.sqrt(2 * math.log(items))
-    best = float(((np.nanmax(adjusted, axis=1) - mean) / deviation).mean()) + more
+    best = float(np.quantile((np.nanmax(adjusted, axis=1) - mean) / deviation, _RARELY)) + more
     languages: dict[str, dict[str, float]] = {}
     codes = np.array(spoken)
     for code in sorted(set(spoken) - {""}):
@@ -284,6 +287,10 @@ class Calibration:
         return any(_differs(self.counts.get(key, 0), now.get(key, 0)) for key in {*self.counts, *now})
 
     def _hubs_of(self, store: MediaStore, key: Key, script: str, seqs: Sequence[int]) -> NDArray[np.float64]:
+        space, part, modality = key
+        asked = self.asked[space, part]
+        judges = judging(asked.own, asked.written, script)
+        script = "" if judges is asked.own else script  # all scripts without judges of their own have the same hubs
         wanted = np.asarray(seqs, dtype=np.int64)
         with self._lock:
             known, hubs = self._hubs.get((key, script), _NO_HUBS)
@@ -292,17 +299,12 @@ class Calibration:
             there[there] = known[at[there]] == wanted[there]
             if there.all():
                 return hubs[at]
-            space, part, modality = key
             new = wanted[~there]
             if not len(known) and len(rest := store.find(modalities=[modality], space=space)) <= _AT_ONCE:
                 new = np.union1d(rest, new)
-            asked, vectors = self.asked[space, part], store.vectors(space, modality, new.tolist())
-            found = hubness(asked.vectors[judging(asked.own, asked.written, script)] @ vectors.T)
             if len(known) > _KEPT:
                 known, hubs, new = *_NO_HUBS, wanted
-                found = hubness(
-                    asked.vectors[judging(asked.own, asked.written, script)] @ store.vectors(space, modality, seqs).T
-                )
+            found = hubness(asked.vectors[judges] @ store.vectors(space, modality, new.tolist()).T)
             known, hubs = np.concatenate([known, new]), np.concatenate([hubs, found])
             order = np.argsort(known)
             self._hubs[key, script] = known[order], hubs[order]

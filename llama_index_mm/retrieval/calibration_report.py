@@ -28,7 +28,7 @@ class ChannelReport:
         items: nodes.
         mean: of the similarities of what has nothing to do with one another, less half of the hubness.
         deviation: of the same.
-        best: greatest of them for a query, as a rule, in deviations above the mean.
+        best: greatest of them for a query, in deviations above the mean, that one query in twenty exceeds.
         fair: share of the channel's nodes among all that this kind of part searches.
         before: share of the first ten places that the channel's nodes take by raw similarity, over all channels of this kind
             of part.

@@ -73,6 +73,8 @@ def plan(
     weight: Callable[[str, str, str], float],
     hear: Hear | None,
     stored: Stored | None = None,
+    *,
+    needed: bool = True,
 ) -> list[Channel]:
     """Make the channels of a query; those of weight 0 are left out.
 
@@ -89,12 +91,13 @@ def plan(
         weight: gives the weight of (kind of part, space, modality).
         hear: for the words of audio parts; None leaves them out.
         stored: gives vectors of nodes that are asked with; a node without one is encoded.
+        needed: whether it is an error if nothing can be asked so.
 
     Returns:
         Channels of what is wanted, and then of what is not.
 
     Raises:
-        QueryError: no space can be asked with any wanted part for any of the modalities.
+        QueryError: no space can be asked with any wanted part for any of the modalities, and that is needed.
         DecodeError: a part can't be decoded.
     """
     encoded = _Encoded(stored)
@@ -135,7 +138,7 @@ def plan(
                 if value > 0
             ]
     channels = _shared(channels)
-    if all(channel.negative for channel in channels):
+    if needed and all(channel.negative for channel in channels):
         kinds = ", ".join(dict.fromkeys(part.kind for part in parts if not part.negative))
         raise QueryError(
             f"A query of {kinds} can't find {', '.join(targets)} in the spaces "

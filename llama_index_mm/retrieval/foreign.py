@@ -5,16 +5,18 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from llama_index_mm.errors import QueryError
 from llama_index_mm.nodes import retype
 from llama_index_mm.retrieval.fusion import spread
 
-__all__ = ["ForeignHit", "ForeignList", "OnError", "aask", "ask", "copy_of", "read_results"]
+__all__ = ["ForeignHit", "ForeignList", "OnError", "aask", "ask", "copy_of", "passes", "read_results"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,42 @@ def read_results(name: str, results: Sequence[NodeWithScore]) -> ForeignList:
 
 def _finite(score: float | None) -> float | None:
     return float(score) if score is not None and math.isfinite(score) else None
+
+
+def passes(node: BaseNode, filters: MetadataFilters) -> bool:
+    """Whether a node that is not in the store passes filters, by the rules that hold in it; groups within groups are taken.
+
+    Args:
+        node: of another retriever.
+        filters: that the store has taken already, and so have a meaning.
+    """
+    document = node.ref_doc_id or "None"
+    facts = {
+        **node.metadata,
+        "document_id": document,
+        "doc_id": document,
+        "ref_doc_id": document,
+        "_node_type": node.class_name(),
+    }
+    return _pass(facts, filters) is not False
+
+
+def _pass(facts: Mapping[str, Any], filters: MetadataFilters) -> bool | None:
+    """None where there is nothing to filter."""
+    each = [_pass(facts, one) if isinstance(one, MetadataFilters) else _matches(facts, one) for one in filters.filters]
+    said = [one for one in each if one is not None]
+    if not said:
+        return None
+    if filters.condition == FilterCondition.NOT:
+        return not any(said)
+    return any(said) if filters.condition == FilterCondition.OR else all(said)
+
+
+def _matches(facts: Mapping[str, Any], one: MetadataFilter) -> bool:
+    try:
+        return build_metadata_filter_fn(lambda _: facts, MetadataFilters(filters=[one]))("")
+    except TypeError:  # what the node has there is of another type than what is wanted
+        return one.operator == FilterOperator.NIN
 
 
 def copy_of(node: BaseNode) -> BaseNode:

@@ -207,7 +207,7 @@ def _given(query: QueryBundle) -> dict[Modality, list[Any]]:
     texts = tuple(text for one in query.embedding_strs if (text := one.strip()))
     given: dict[Modality, list[Any]] = {
         "text": [texts] if texts else [],
-        "image": listed(getattr(query, "image", None)) or listed(query.image_path),
+        "image": listed(getattr(query, "image", None)) or [check_part("image", one) for one in listed(query.image_path)],
         "audio": listed(getattr(query, "audio", None)),
         "mesh": listed(getattr(query, "mesh", None)),
     }

@@ -7,9 +7,8 @@ from typing import Literal
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index.core.vector_stores.types import MetadataFilters
-from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import EmbeddingSpace
@@ -18,7 +17,7 @@ from llama_index_mm.media import MODALITIES, Modality
 from llama_index_mm.retrieval.calibration import Calibration
 from llama_index_mm.retrieval.candidates import Candidates, gather
 from llama_index_mm.retrieval.channels import Channel, Hear, plan, stored_in
-from llama_index_mm.retrieval.foreign import ForeignHit, ForeignList, OnError, aask, ask
+from llama_index_mm.retrieval.foreign import ForeignHit, ForeignList, OnError, aask, ask, passes
 from llama_index_mm.retrieval.fusion import FUSIONS, Fusion, Ranking, normalise_all, subtract
 from llama_index_mm.retrieval.pool import Item, Judge, Judged, Pool, matched
 from llama_index_mm.retrieval.query import filters_of, parts_of
@@ -177,9 +176,11 @@ class FusionRetriever(BaseRetriever):
             raise QueryError(f"Unknown spaces {unknown}; this index has: {', '.join(sorted(known))}.")
         spaces = [space for space in self._spaces if not only or space.name in only]
         parts = parts_of(query)
-        if not spaces and self._asked(query)[0]:  # other retrievers are enough
+        others = bool(self._asked(query)[0])  # which are enough
+        if not spaces and others:
             return []
-        return plan(parts, spaces, self._wanted(query), self._weight, self._hear, stored_in(self._store))
+        wanted = self._wanted(query)
+        return plan(parts, spaces, wanted, self._weight, self._hear, stored_in(self._store), needed=not others)
 
     def _wanted(self, query: QueryBundle) -> Sequence[Modality]:
         return getattr(query, "modalities", ()) or self._modalities
@@ -233,7 +234,9 @@ class FusionRetriever(BaseRetriever):
         out = []
         filters = [one for one in (self._filters, filters_of(query)) if one is not None]
         for found in foreign:
-            by_modality = matched(found, self._store, among, self._wanted(query), lambda node: _passes(node, filters))
+            by_modality = matched(
+                found, self._store, among, self._wanted(query), lambda node: all(passes(node, one) for one in filters)
+            )
             for modality, hits in by_modality.items():
                 weight = self._foreign_weight(query, found.name, modality)
                 out.append((Judge(_QUERY, found.name, modality, weight, negative=False), hits))
@@ -257,7 +260,3 @@ class FusionRetriever(BaseRetriever):
         fused: Ranking[Item] = FUSIONS[self._fusion](scores, weights, pool.groups(lists))
         unwanted = {at: scores[at] for at, judge in enumerate(pool.judges) if judge.negative}
         return subtract(fused, unwanted, dict(enumerate(weights))) if unwanted else fused
-
-
-def _passes(node: BaseNode, filters: Sequence[MetadataFilters]) -> bool:
-    return all(build_metadata_filter_fn(lambda _: node.metadata, one)(node.node_id) for one in filters)

@@ -48,7 +48,6 @@ class Selecting:
         self._lists: list[Judged] = []
         self._fused: Ranking[Item] = Ranking({}, lambda _: {})
         self._ranked: dict[Item, float] = {}
-        self._cut = False
 
     def results(self, among: Seqs | None) -> list[NodeWithScore]:
         """The nodes that are chosen, as copies with their reasons, by score.
@@ -57,25 +56,27 @@ class Selecting:
             among: numbers to choose from; None for all.
         """
         for code in self._selection.languages:
-            filters = MetadataFilters(filters=[MetadataFilter(key=_LANGUAGE, value=code)])
+            filters = MetadataFilters(filters=[MetadataFilter(key=_LANGUAGE, value=code.lower())])
             self._spoken[LANGUAGE + code] = self._store.find(filters=filters)
         more = self._pool.search(among)
         for key, seqs in self._spoken.items():
             if self._selection.at_least.get(key):
-                self._pool.search(seqs if among is None else np.intersect1d(among, seqs))
-        self._rank()
+                more |= self._pool.search(seqs if among is None else np.intersect1d(among, seqs))
+        closed = self._rank()
         chosen = self._choose()
         left = among
-        while more and len(chosen) < self._k and not self._cut:
+        while more and len(chosen) < self._k and closed < set(self._pool.modalities):
             left, full = self._left(left, chosen)
             if not len(left):
                 break
-            more = self._pool.search(left, full)
-            self._rank()
+            more = self._pool.search(left, closed.union(full))
+            closed |= self._rank()
             chosen = self._choose()
         return self._given(chosen if self._selection.expand is None else self._expanded(among, chosen))
 
-    def _rank(self) -> None:
+    def _rank(self) -> set[Modality]:
+        """Rank the pool; gives modalities of which nothing new passes the cutoff, so that nothing beyond it will."""
+        known = self._ranked
         self._lists = self._pool.judge()
         self._fused = self._fuse(self._pool, self._lists)
         scores = self._fused.scores
@@ -85,7 +86,10 @@ class Selecting:
         least = self._selection.similarity_cutoff or 0.0
         order = sorted(items, key=scores.__getitem__, reverse=True)  # which keeps the order of equal ones
         self._ranked = {item: score for item in order if (score := scores[item]) >= least}
-        self._cut = len(self._ranked) < len(order)
+        if len(self._ranked) == len(order):
+            return set()
+        modalities = self._modalities()
+        return set(self._pool.modalities) - {modalities[item] for item in self._ranked.keys() - known.keys()}
 
     def _choose(self) -> list[Item]:
         selection, ranked = self._selection, self._ranked
@@ -115,7 +119,7 @@ class Selecting:
         kinds: dict[Item, list[str]] = {item: [modalities[item]] for item in items}
         own = np.array([item for item in items if isinstance(item, int)], dtype=np.int64)
         for key, seqs in self._spoken.items():
-            code = key.removeprefix(LANGUAGE)
+            code = key.removeprefix(LANGUAGE).lower()
             speaking: list[Item] = [*own[np.isin(own, seqs)].tolist()]
             speaking += [item for item in items if isinstance(item, str) and self._nodes[item].metadata.get(_LANGUAGE) == code]
             for item in speaking:

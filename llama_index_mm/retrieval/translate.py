@@ -49,7 +49,8 @@ class TranslateQuery(BaseQueryTransform):
         cache_size: translations that are kept; the one not used for longest goes first.
 
     Raises:
-        QueryError: the mode is unknown, there is no language, or there are several to replace the words with.
+        QueryError: the mode is unknown, there is no language, or there are several to replace the words with, or
+            ``cache_size`` is negative.
 
     Example:
         >>> engine = TransformQueryEngine(index.as_query_engine(), TranslateQuery(llm, languages=["Chinese"]))
@@ -71,6 +72,8 @@ class TranslateQuery(BaseQueryTransform):
         if not self._languages or (mode == "replace" and len(self._languages) > 1):
             expected = "one language" if mode == "replace" else "at least one language"
             raise QueryError(f"Expected {expected} to {mode}, got {len(self._languages)}. Name it as languages=['German'].")
+        if cache_size < 0:
+            raise QueryError(f"Expected a cache_size of at least 0, got {cache_size}.")
         self._llm = llm or Settings.llm
         self._mode = mode
         self._prompt = prompt or _PROMPT

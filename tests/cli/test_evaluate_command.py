@@ -66,7 +66,10 @@ def test_table_and_notes(home):
         ["image", "->", "image", "1", "100.0±0.0"],
         ["all", "3", "100.0±0.0", "100.0±0.0", "100.0±0.0"],
     ]
-    assert done.stderr == ""
+    assert (
+        done.stderr
+        == "Intervals of fewer than 10 queries are too narrow: text -> text (1), text -> image (1), image -> image (1).\n"
+    )
     assert "3 of 3 queries got fewer than 3 items" in call(home, "good.csv", "--k", "3").stderr
 
 
@@ -83,6 +86,32 @@ def test_plot(home, tmp_path):
     assert "text -&gt; image" in (tmp_path / "figures.svg").read_text(encoding="utf-8")
     assert "Wrote" in done.stderr
     assert json.loads(done.stdout)["overall"]["queries"] == 3
+
+
+def test_what_can_not_be_drawn_is_told_before_anything_is_asked(home):
+    pytest.importorskip("matplotlib")
+    for name, message in (("figures.txt", "must end in one of"), ("nowhere/figures.svg", "there is no folder")):
+        given = ["evaluate", str(home / "no index"), str(home / "good.csv"), "--plot", str(home / name)]
+        result = runner.invoke(app, given)
+        assert (result.exit_code, result.stdout, type(result.exception)) == (1, "", QueryError)
+        assert message in str(result.exception)
+
+
+def test_items_that_are_not_in_the_index_are_told(home):
+    (home / "absent.csv").write_text(QUERIES.replace("bees.txt", "bee.txt"), encoding="utf-8")
+    done = call(home, "absent.csv", "--json")
+    told = json.loads(done.stdout)
+    assert (told["not_in_index"], told["shared_names"]) == (["bee.txt"], [])
+    assert "1 of 3 items that should be found are not in the index, and count as not found: bee.txt." in done.stderr
+    assert json.loads(call(home, "good.csv", "--json").stdout)["not_in_index"] == []
+
+
+def test_of_very_many_bad_rows_the_first_are_told(home):
+    (home / "many-bad.csv").write_text(QUERIES + "what,none.png,image,red.png\n" * 25, encoding="utf-8")
+    done = call(home, "many-bad.csv", "--json", code=1)
+    assert done.stderr.count("not taken") == 20
+    assert "... and 5 more; --json tells all." in done.stderr
+    assert len(json.loads(done.stdout)["not_taken"]) == 25
 
 
 def test_rows_that_can_not_be_taken(home):

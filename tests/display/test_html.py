@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.llms import MockLLM
 from llama_index.core.schema import NodeWithScore, TextNode
 from PIL import Image
 
@@ -14,6 +16,7 @@ from llama_index_mm.answers import NumberSources
 from llama_index_mm.display import Section, embed, results_page, write_page
 from llama_index_mm.media import Waveform, load_audio, wav_bytes
 from llama_index_mm.nodes import AudioMedia, ImageMedia, MeshMedia
+from llama_index_mm.retrieval import MediaRerank
 from llama_index_mm.retrieval.reasons import ChannelReason, attach_reasons
 
 DIGEST = "0" * 64
@@ -214,6 +217,32 @@ def test_reasons_are_a_table():
     assert "details" in page.one("table")["inside"]
 
 
+def test_what_the_shares_add_up_to():
+    node = TextNode(text="x")
+    attach_reasons(
+        node, [ChannelReason("text", "picture", 0.41, 0.76, 1.0, 0.61), ChannelReason("text", "e5", 0.8, 0.2, 0.25, 0.1)]
+    )
+    for score, told in ((0.71, "of the result."), (0.9, "that the search gave, 0.71."), (None, "that the search gave, 0.71.")):
+        assert page_of(NodeWithScore(node=node, score=score)).one("caption")["text"] == f"The shares add up to the score {told}"
+
+
+def test_the_word_of_an_llm_that_ranked():
+    class Judge(MockLLM):
+        def chat(self, messages, **_):
+            said = '{"items": [{"number": 1, "relevance": 9, "reason": "a <b>boat</b>"}, {"number": 2, "relevance": 4}]}'
+            return ChatResponse(message=ChatMessage(content=said))
+
+    found = [NodeWithScore(node=TextNode(text="boat"), score=0.4), NodeWithScore(node=TextNode(text="b"))]
+    found.append(NodeWithScore(node=TextNode(text="c"), score=0.2))
+    page = page_of(*MediaRerank(llm=Judge()).postprocess_nodes(found, query_str="a boat"))
+    assert [one["text"] for one in page.all("p", "facts")] == [
+        "Rated 0.90 by unknown (0.40 by the search): a <b>boat</b>",
+        "Rated 0.40 by unknown.",
+        "Not rated by unknown (0.20 by the search).",
+    ]
+    assert not page.all("b")
+
+
 def test_reasons_without_a_raw_score_and_of_what_is_not_wanted():
     node = TextNode(text="x")
     reasons = [
@@ -280,6 +309,8 @@ def test_missing_and_broken_files_are_named(tmp_path, make):
         {"mm_modality": "mesh", "mm_path": "a.obj", "mm_views": {}},
         {"mm_reasons": "{"},
         {"mm_reasons": json.dumps([{"part": "text"}])},
+        {"mm_rerank": "{"},
+        {"mm_rerank": json.dumps({"relevance": "high", "reason": 1, "retrieved": 0.5, "model": "x"})},
         {"mm_number": "1"},
         {"mm_path": "/"},
     ],

@@ -201,10 +201,16 @@ def test_failing_queries_are_named_and_the_rest_goes_on(way):
 def test_short_rankings_are_told():
     told = evaluate(Fixed(), fixed("a b", "b c a"), k=(3, 1))
     assert (told.k, told.overall.short) == ((1, 3), 1)
-    assert told.notes == (
+    assert told.notes[1:] == (
         "1 of 2 queries got fewer than 3 items: if the index holds more, raise the retriever's similarity_top_k.",
     )
-    assert evaluate(Fixed(), fixed("a b", "b c a"), k=(2,)).notes == ()
+    assert evaluate(Fixed(), fixed("a b", "b c a") * 5, k=(2,)).notes == ()
+
+
+def test_kinds_of_a_few_queries_are_told():
+    many, few = fixed(*(["a"] * 10), kind="many"), fixed(*(["a"] * 9), kind="few")
+    told = evaluate(Fixed(), [*many, *few, *fixed("fail", kind="none")], k=(1,))
+    assert told.notes[1:] == ("Intervals of fewer than 10 queries are too narrow: few (9).",)
 
 
 def test_excluded_items_make_room():
@@ -248,7 +254,7 @@ def test_table():
     assert lines[1].split()[:7] == ["[red]x", "2", "50.0±50.0", "100.0±0.0", "81.5±18.5", "75.0±25.0", "75.0±25.0"]
     assert lines[2].split()[:5] == ["y", "1", "0.0±0.0", "0.0±0.0", "0.0±0.0"]
     assert lines[3].split()[:3] == ["all", "3", "33.3±50.0"]
-    assert len(str(evaluate(Fixed(), fixed("a"), k=(1,))).splitlines()) == 2  # one kind needs no row for all
+    assert len(str(evaluate(Fixed(), fixed(*(["a"] * 10)), k=(1,))).splitlines()) == 2  # one kind needs no row for all
 
 
 def test_a_narrow_terminal_shows_everything():
@@ -265,6 +271,7 @@ def test_page_for_notebooks():
     told = evaluate(Fixed(), fixed("a", kind="<b>"))._repr_html_()
     assert told.startswith("<table><thead><tr><th>kind</th><th>queries</th><th>R@1</th>")
     assert "<td>&lt;b&gt;</td><td>1</td><td>100.0 ±0.0</td>" in told
+    assert "<p>Intervals of fewer than 10 queries are too narrow: &lt;b&gt; (1).</p>" in told
     assert "<p>1 of 1 queries got fewer than 10 items" in told
 
 
@@ -291,6 +298,8 @@ def test_what_can_not_be_drawn(report, tmp_path):
     pytest.importorskip("matplotlib")
     with pytest.raises(QueryError, match=r"must end in one of .*\.png"):
         report.plot(tmp_path / "figures.txt")
+    with pytest.raises(QueryError, match=r"there is no folder .*nowhere"):
+        report.plot(tmp_path / "nowhere" / "figures.png")
     with pytest.raises(QueryError, match="every query failed"):
         evaluate(Fixed(), fixed("fail")).plot(tmp_path / "figures.png")
     assert list(tmp_path.iterdir()) == []
@@ -337,6 +346,19 @@ def test_the_same_system_twice(index, judged, report):
     told = compare(report, evaluate(index.as_retriever(similarity_top_k=30), judged))
     assert {one.verdict(name) for one in told.rows for name in one.differences} == {"no difference beyond the noise"}
     assert told.notes == ("Overall, no difference beyond the noise.",)
+
+
+def test_five_queries_of_the_same_sign_may_be_luck():
+    for count, verdict in (
+        (1, "no difference beyond the noise"),
+        (5, "no difference beyond the noise"),
+        (6, "second is better"),
+    ):
+        judged = [*fixed(*(f"x{at} a" for at in range(count))), *fixed(*(["y"] * 100), kind="same")]
+        told = compare(evaluate(Fixed(), judged), evaluate(Reversed(), judged))
+        assert told.overall.differences["R@1"].mean == count / (count + 100)
+        assert [row.verdict("R@1") for row in (told.kinds[0], told.overall)] == [verdict] * 2
+        assert ("*" in str(told)) == (count == 6)
 
 
 def test_only_queries_that_both_answered_count():

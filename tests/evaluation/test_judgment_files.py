@@ -175,8 +175,11 @@ def test_a_table_from_a_spreadsheet(make):
         ("a.csv", b"query,relevent\nq,a\n", "got query, relevent"),
         ("a.csv", b"relevant,grade\na,1\n", "one of 'query', 'image', 'audio', 'mesh'"),
         ("a.csv", b"query,relevant,query\n", "got 'query' twice"),
-        ("a.csv", b"query,relevant\n\xff\xfe,a\n", "no CSV in UTF-8"),
-        ("a.csv", b'query,relevant\n"q,a\n', "no CSV in UTF-8"),
+        ("a.csv", b"query;relevant\nq;a\n", "Its cells have semicolons between: save it with commas"),
+        ("a.csv", b"query\trelevant\nq\ta\n", "Its cells have tabs between: save it with commas"),
+        ("a.csv", b"query,relevant\n\xff\xfe,a\n", "no CSV in UTF-8: invalid start byte in line 2"),
+        ("a.csv", b"query,relevant\n" + b"q,a\n" * 9000 + b"gr\xf6\xdfe,a\n", "in line 9002. Save it as UTF-8"),
+        ("a.csv", b'query,relevant\n"q,a\n', "no CSV: unexpected end of data, in line 2"),
         ("a.jsonl", b'{"query": "\xff"}', "no JSON Lines in UTF-8"),
     ],
 )
@@ -188,3 +191,37 @@ def test_what_is_no_table(make, name, data, message):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_judgments(tmp_path / "none.csv")
+
+
+def test_line_ends_of_any_system(make):
+    for end in (b"\n", b"\r\n", b"\r"):
+        rows = make.bytes("a.csv", end.join([b"query,relevant", b"q,a.png", b"r,b.png", b""]))
+        lines = make.bytes(
+            "a.jsonl", end.join([b'{"query": "q", "relevant": ["a.png"]}', b'{"query": "r", "relevant": "b.png"}'])
+        )
+        for path in (rows, lines):
+            assert [(one.name, list(one.grades)) for one in load_judgments(path).queries] == [
+                ("q", ["a.png"]),
+                ("r", ["b.png"]),
+            ]
+
+
+def test_lines_that_say_two_things_or_hold_half_a_character(make):
+    told = load_judgments(
+        make.bytes(
+            "a.jsonl",
+            b'{"query": "q", "relevant": {"x/b.png": 2, "y/b.png": 1}}\n'
+            b'{"query": "\\ud800", "relevant": "b.png"}\n'
+            b'{"query": "q", "relevant": ["b\\udfff.png"]}\n'
+            b'{"query": "q", "relevant": {"b\\ud83d.png": 1}}\n'
+            b'{"query": "q", "relevant": {"x/b.png": 2, "y/b.png": 2}}\n'
+            b'{"query": "\\ud83d\\ude00", "relevant": "b.png"}\n',
+        )
+    )
+    assert [str(one) for one in told.problems] == [
+        "row 1, column relevant: b.png is given with the grades 2 and 1.",
+        "row 2, column query: Expected whole characters, got '\\ud800'.",
+        "row 3, column relevant: Expected whole characters, got 'b\\udfff.png'.",
+        "row 4, column relevant: Expected whole characters, got 'b\\ud83d.png'.",
+    ]
+    assert [(one.name, one.grades) for one in told.queries] == [("q", {"b.png": 2.0}), ("\U0001f600", {"b.png": 1.0})]

@@ -47,6 +47,11 @@ def test_fair_and_skewed():
     assert str(skewed).endswith("Skewed towards zh.")
 
 
+def test_a_few_facts_show_no_skew():
+    for facts, fair in ((1, True), (5, True), (6, False)):
+        assert language_skew([asked("en", "zxe", fact) for fact in range(facts)]).fair is fair
+
+
 def test_several_items_say_it_and_the_best_counts():
     items = {"en": ["e1", "e2"], "zh": ["z1", "z2"]}
     told = language_skew([asked("en", ["x", "e2", "z1", "e1"], items=items)])
@@ -77,7 +82,7 @@ def test_other_names_of_the_languages_turn_the_sign():
 def test_json():
     told = language_skew([asked("en", "ez"), asked("zh", "ez")]).to_dict()
     assert json.loads(json.dumps(told)) == told
-    assert (told["languages"], told["fair"]) == (["en", "zh"], False)
+    assert (told["languages"], told["fair"]) == (["en", "zh"], True)
     assert told["asked"]["zh"]["first"]["en"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "count": 1}
 
 

@@ -10,7 +10,7 @@ from llama_index.core.schema import NodeWithScore, RelatedNodeInfo, TextNode
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder
 from llama_index_mm.errors import QueryError
-from llama_index_mm.evaluation import Judged, WeightFit, afit_weights, evaluate, fit_weights
+from llama_index_mm.evaluation import Interval, Judged, WeightFit, afit_weights, evaluate, fit_weights
 from llama_index_mm.evaluation.intervals import paired_interval
 from llama_index_mm.evaluation.weighing import Case, metric_of
 from llama_index_mm.ingestion import encode_nodes
@@ -234,6 +234,16 @@ def test_text_and_page(fit):
     assert fit.notes[0] in str(fit)
     assert "<td>text:well:text</td><td>1</td>" in fit._repr_html_()
     assert "±" in fit._repr_html_()
+
+
+def test_a_loss_is_called_a_loss(fit):
+    for gain, said in (
+        (Interval(-0.03, -0.05, -0.01, 60), "Fitted weights lose MRR on queries that they were not fitted to: -3.0 points"),
+        (Interval(-0.03, -0.05, 0.01, 60), "No gain in MRR beyond the noise (-3.0 points"),
+    ):
+        assert (
+            dataclasses.replace(fit, gained=False, gains={**fit.gains, "the retriever's own": gain}).notes[0].startswith(said)
+        )
 
 
 def test_progress_goes_to_standard_error_if_asked(numbers, capfd):

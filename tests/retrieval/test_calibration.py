@@ -1,5 +1,6 @@
 """What similarities mean: fits worked by hand, what is kept, and what changes in a retriever."""
 
+import dataclasses
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from llama_index.core.schema import TextNode
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, unit
+from llama_index_mm.errors import StoreLockedError
 from llama_index_mm.index import MultiModalIndex
 from llama_index_mm.nodes import MeshMedia
 from llama_index_mm.presets import Preset
@@ -89,7 +91,7 @@ def test_half_of_the_hubness_is_taken_away_where_the_index_has_queries_of_its_ow
     adjusted = table - hubness(table) / 2
     assert fit.mean == pytest.approx(adjusted.mean())
     assert fit.deviation == pytest.approx(adjusted.std())
-    assert fit.best == pytest.approx(((adjusted.max(1) - fit.mean) / fit.deviation).mean())
+    assert fit.best == pytest.approx(np.quantile((adjusted.max(1) - fit.mean) / fit.deviation, 0.95))
     few = fit_channel(table, own=np.arange(64) < 63)
     assert few.share == 0.0
     hubs = np.array([10.0, 0.0])
@@ -112,6 +114,10 @@ def test_too_little_to_learn_from(shape):
 
 def test_nothing_is_learned_where_all_are_alike():
     assert fit_channel(np.full((20, 30), 0.7)) is None
+
+
+def test_nothing_is_learned_of_one_document_that_only_asks_for_itself():
+    assert fit_channel(np.full((40, 40), np.nan)) is None
 
 
 def test_languages_worked_by_hand():
@@ -154,7 +160,7 @@ def test_each_script_is_judged_by_its_own_queries():
     for rows in (slice(0, 64), slice(64, 128)):
         adjusted[rows] -= hubness(table[rows]) / 2
     assert fit.mean == pytest.approx(adjusted.mean())
-    assert fit.best == pytest.approx(((adjusted.max(1) - fit.mean) / fit.deviation).mean())
+    assert fit.best == pytest.approx(np.quantile((adjusted.max(1) - fit.mean) / fit.deviation, 0.95))
     assert fit.languages["CJK"]["en"] == pytest.approx(adjusted[64:].mean())
     assert fit.languages["LATIN"]["en"] == pytest.approx(adjusted[:64].mean())
 
@@ -253,13 +259,14 @@ def test_kept_with_the_index(tmp_path):
             assert [(node.node_id, node.score) for node in first] == [(node.node_id, node.score) for node in second]
 
 
-def test_a_score_of_one_half_is_what_the_best_of_unrelated_things_gets(tmp_path):
+def test_a_score_of_one_half_is_what_unrelated_things_seldom_get(tmp_path):
     with index_of(tmp_path, 400) as index:
         index.calibrate()
         retriever = index.as_retriever(similarity_top_k=1)
         best = [retriever.retrieve(f"something else {at}")[0].score for at in range(60)]
-        assert 0.4 < np.mean(best) < 0.6
-        assert retriever.retrieve("note number 7 of many")[0].score > 0.7
+        assert 0.3 < np.mean(best) < 0.5
+        assert 0 <= np.mean([score > 0.5 for score in best]) < 0.2
+        assert retriever.retrieve("note number 7 of many")[0].score > 0.6
         assert retriever.retrieve("note number 7 of many")[0].node_id.startswith("n7")
 
 
@@ -269,8 +276,8 @@ def test_scores_do_not_depend_on_how_alike_all_is_in_a_space(tmp_path, level):
         index.calibrate()
         found = index.as_retriever(similarity_top_k=1).retrieve("note number 7 of many")[0]
         assert found.node_id.startswith("n7")
-        assert 0.7 < found.score < 0.9
-        assert 0.35 < index.as_retriever(similarity_top_k=1).retrieve("nothing of that")[0].score < 0.65
+        assert 0.6 < found.score < 0.9
+        assert 0.25 < index.as_retriever(similarity_top_k=1).retrieve("nothing of that")[0].score < 0.6
 
 
 def test_grows_with_the_index(tmp_path, monkeypatch):
@@ -316,6 +323,78 @@ def test_ingest_and_from_documents_calibrate_by_themselves(tmp_path):
         assert index._calibration.fits["words", "text", "text"].items == 40
 
 
+class Failing(Offset):
+    """Takes what is stored, but no queries, as a service that is down by now."""
+
+    def _encode(self, items, *, query):
+        if query:
+            raise ConnectionError("nobody answers")
+        return super()._encode(items, query=query)
+
+
+def test_what_is_stored_stays_though_calibrating_fails(tmp_path, caplog):
+    made = Preset("failing", (EmbeddingSpace("words", {"text": Failing()}),))
+    documents = [TextNode(text=f"note number {at} of many") for at in range(40)]
+    with caplog.at_level(logging.WARNING):
+        index = MultiModalIndex.from_documents(documents, folder=tmp_path / "one", preset=made, num_workers=0)
+    with index:
+        assert len(index.store) == 40
+        assert "ConnectionError: nobody answers" in caplog.text
+        (tmp_path / "more.txt").write_text("one more")
+        assert index.ingest(tmp_path / "more.txt", num_workers=0).added == 1
+        with pytest.raises(ConnectionError):
+            index.calibrate()
+        assert Calibration.load(index.store) is None
+
+
+def test_an_index_that_somebody_else_writes_is_searched_but_not_calibrated(tmp_path, monkeypatch):
+    with index_of(tmp_path, 40) as writing, MultiModalIndex.open(tmp_path, preset=preset()) as reading:
+        assert reading.as_retriever().retrieve("note number 7 of many")[0].node.ref_doc_id == "n7"
+        encoded = []
+        monkeypatch.setattr(Offset, "_encode", lambda self, items, *, query: encoded.append(items))
+        with pytest.raises(StoreLockedError):
+            reading.calibrate()
+        assert encoded == []  # it is told at once
+        monkeypatch.undo()
+        writing.calibrate()
+        assert reading.as_retriever().retrieve("note number 7 of many")[0].node.ref_doc_id == "n7"
+
+
+def test_reembedding_calibrates_again_what_was_calibrated(tmp_path):
+    with index_of(tmp_path, 100) as index:
+        index.calibrate()
+        old = index._calibration
+    MultiModalIndex.reembed(tmp_path, preset=preset(0.9), num_workers=0)
+    with MultiModalIndex.open(tmp_path, preset=preset(0.9)) as index:
+        assert not index._calibration.stale(index.store, index.preset.spaces)
+        assert index._calibration.fits["words", "text", "text"].mean != old.fits["words", "text", "text"].mean
+        # A space that was encoded anew though nothing tells that its encoder is another one.
+        fits, asked = index._calibration.fits, index._calibration.asked
+        key = ("words", "text", "text")
+        wrong = Calibration({key: dataclasses.replace(fits[key], mean=7.0)}, asked, index._calibration.prints, {})
+        wrong.save(index.store)
+    MultiModalIndex.reembed(tmp_path, preset=preset(0.9), spaces=["words"], num_workers=0)
+    with MultiModalIndex.open(tmp_path, preset=preset(0.9)) as index:
+        assert index._calibration.fits == fits
+
+
+def test_reembedding_does_not_calibrate_what_was_not(tmp_path):
+    with index_of(tmp_path, 100):
+        pass
+    MultiModalIndex.reembed(tmp_path, preset=preset(0.9), num_workers=0)
+    with MultiModalIndex.open(tmp_path, preset=preset(0.9)) as index:
+        assert index._calibration is None
+
+
+def test_scripts_that_are_judged_alike_share_what_is_known(tmp_path):
+    with index_of(tmp_path, 100) as index:
+        index.calibrate()
+        retriever = index.as_retriever(similarity_top_k=3)
+        for words in ("заметка", "笔记", "σημείωση", "17"):
+            retriever.retrieve(words)
+        assert [script for _, script in index._calibration._hubs] == [""]
+
+
 def test_a_small_index_is_left_as_it_is(tmp_path):
     with index_of(tmp_path, 10) as index:
         before = index.as_retriever().retrieve("note number 7")
@@ -343,7 +422,7 @@ def test_other_encoders_are_not_scored_by_it(tmp_path):
         assert made.scores(index.store, ("words", "image", "text"), made.prints["words"], np.array([0.5]), [1]) is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 3, "fits": 7}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 4, "fits": 7}', "\x00"])
 def test_a_damaged_one_is_told_and_left_out(tmp_path, caplog, text):
     with index_of(tmp_path, 30) as index:
         index.store.set_meta("calibration", text)

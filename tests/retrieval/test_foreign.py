@@ -3,14 +3,15 @@
 import asyncio
 import copy
 import logging
+import math
 import threading
 
 import pytest
 from llama_index.core import SummaryIndex, VectorStoreIndex
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.embeddings import BaseEmbedding
-from llama_index.core.schema import IndexNode, NodeWithScore, TextNode
-from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.core.schema import IndexNode, NodeRelationship, NodeWithScore, RelatedNodeInfo, TextNode
+from llama_index.core.vector_stores.types import FilterCondition, MetadataFilter, MetadataFilters
 
 from llama_index_mm.errors import QueryError
 from llama_index_mm.ingestion import encode_nodes
@@ -168,9 +169,67 @@ def test_filters_and_modalities_hold(store):
     assert made(store, other=other).retrieve(MediaQuery("goat", modalities=["image"])) == []
 
 
+FACTS = {
+    "german": {"mm_language": "de", "year": 1990, "tags": ["a", "b"]},
+    "english": {"mm_language": "en", "mm_start": 5.0, "mm_end": 9.0, "year": "1990", "tags": "ab"},
+    "late": {"mm_start": 50.0, "mm_end": 60.0, "tags": 7, "document_id": "its own"},
+    "bare": {},
+}
+
+
+def entry(key, operator, value):
+    return MetadataFilter(key=key, operator=operator, value=value)
+
+
+def both(*filters, condition=FilterCondition.AND):
+    return MetadataFilters(filters=list(filters), condition=condition)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"language": "de"}, {"german", "late", "bare"}),
+        ({"language": ["de", "EN"]}, {"german", "english", "late", "bare"}),
+        ({"between": (0, 10)}, {"english"}),
+        ({"between": (0, math.inf), "language": "de"}, {"late"}),
+        ({"filters": both(entry("year", ">", 1980))}, {"german"}),
+        ({"filters": both(entry("year", ">", 1980), condition=FilterCondition.NOT)}, {"english", "late", "bare"}),
+        ({"filters": both(entry("tags", "contains", "a"))}, {"german", "english"}),
+        ({"filters": both(entry("tags", "nin", ["ab"]))}, {"german", "late", "bare"}),
+        ({"filters": both(both(), entry("year", "==", 1990))}, {"german"}),
+        ({"filters": both(both(), condition=FilterCondition.NOT)}, set(FACTS)),
+        ({"filters": both(entry("document_id", "==", "book"))}, {"bare"}),
+        (
+            {"filters": both(both(entry("year", "<", 2000)), entry("mm_start", ">=", 50), condition=FilterCondition.OR)},
+            {"german", "late"},
+        ),
+    ],
+)
+def test_filters_mean_the_same_in_the_store_and_elsewhere(tmp_path, asked, expected):
+    nodes = [TextNode(id_=name, text="a goat", metadata=facts) for name, facts in FACTS.items()]
+    nodes[-1].relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id="book")
+    other = Listed(*((node, 1.0 - at / 10) for at, node in enumerate(nodes)))
+    with MediaStore(tmp_path / "empty") as store:
+        assert set(names(made(store, spaces=(), other=other).retrieve(MediaQuery("goat", **asked)))) == expected
+        for space in SPACES:
+            store.declare_space(space.name, space.dimension, space.fingerprint)
+        store.add(encode_nodes(nodes, SPACES))
+        assert set(names(made(store).retrieve(MediaQuery("goat", **asked)))) == expected
+
+
 def test_without_spaces_other_retrievers_are_enough(store):
     other = Listed((THEIRS[0], 0.2), (OURS[0], 0.4))
     assert names(made(store, spaces=(), other=other).retrieve("goat")) == ["ours 0", "theirs 0"]
+
+
+def test_where_no_space_takes_words_other_retrievers_are_enough(store):
+    other = Listed((THEIRS[0], 0.2), (OURS[0], 0.4))
+    pictures = [space for space in SPACES if space.name == "picture"]
+    retriever = made(store, spaces=pictures, other=other)
+    assert names(retriever.retrieve("goat")) == ["ours 0", "theirs 0"]
+    assert asyncio.run(retriever.aretrieve("goat")) == retriever.retrieve("goat")
+    with pytest.raises(QueryError, match="can't find"):
+        made(store, spaces=pictures, other=other, options={"weights": {"other": 0.0}}).retrieve("goat")
 
 
 def test_only_words_are_asked_and_nothing_is_changed(store):

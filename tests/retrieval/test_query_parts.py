@@ -281,6 +281,11 @@ def test_what_is_no_such_part_is_refused_at_once(options, message):
     assert message in str(refused.value)
 
 
+def test_the_address_of_a_plain_query_is_refused_when_it_is_asked():
+    with pytest.raises(QueryError, match=r"^Expected a file for image, got the address 'https://example.org/a.png'"):
+        parts_of(QueryBundle("red", image_path="https://example.org/a.png"))
+
+
 def test_a_node_of_another_package_has_no_file_to_encode():
     (part,) = parts_of(MediaQuery(image=ImageNode(id_="foreign", image_path="a.png")))
     with pytest.raises(EncodeError, match=r"^Node foreign \(ImageNode\) has no image to encode\.$"):

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -401,6 +402,16 @@ def test_reranking_again_keeps_the_retrievers_score(nodes):
         found.node.node_id: found.score for found in nodes
     }
     assert twice[0].node.excluded_llm_metadata_keys.count("mm_rerank") == 1
+
+
+def test_scores_that_are_no_numbers_stand_last(nodes):
+    odd = [
+        NodeWithScore(node=found.node, score=score)
+        for found, score in zip(nodes, [math.nan, -math.inf, math.inf], strict=False)
+    ]
+    results = ask(Judge(says=rated(n3=9)), odd)
+    assert [result.score for result in results] == [0.9, 0.0, 0.0]
+    assert {rerank_reason_of(result.node).retrieved for result in results} == {None}
 
 
 def test_top_n_nodes_without_scores_and_nothing_at_all(nodes):

@@ -88,6 +88,25 @@ def test_each_document_comes_once_as_its_best_node(store):
     }
 
 
+def test_a_cutoff_that_some_kind_does_not_reach_hides_nothing_of_another(tmp_path):
+    """The first search gives one long document, and a picture below the cutoff: there is more behind the long document."""
+    path = tmp_path / "red.png"
+    Image.new("RGB", (8, 8), "red").save(path)
+    nodes = [text(f"long {at}", f"goat goat {at}", "long") for at in range(LONG)]
+    nodes += [text(f"short {at}", f"a goat, word{at}", f"short {at}") for at in range(3)]
+    nodes += [text(f"other {at}", f"quite another{at} thing{at}") for at in range(400)]
+    nodes.append(ImageMedia.create(path, digest=digest_file(path), text="nothing of that", id_="picture"))
+    with MediaStore(tmp_path / "index") as store:
+        for space in SPACES:
+            store.declare_space(space.name, space.dimension, space.fingerprint)
+        store.add(encode_nodes(nodes, SPACES))
+        whole = {one.node.node_id: one.score for one in ask(store, k=999)}
+        cutoff = min(whole[f"short {at}"] for at in range(3))
+        assert whole["picture"] < cutoff
+        found = ask(store, k=9, collapse="document", similarity_cutoff=cutoff)
+        assert set(documents(found)) == {"long", "short 0", "short 1", "short 2"}
+
+
 def test_each_document_gives_its_best_nodes(store):
     whole = every(store, modalities=["text"])
     found = ask(store, k=3, modalities=["text"], collapse="document", expand=2)
@@ -115,6 +134,7 @@ def test_seats_of_a_language_that_one_search_does_not_reach(store):
     best = [name for name in names(every(store, modalities=["text"])) if name.startswith("short")]
     assert names(found)[3:] == best[:2]
     assert names(found)[:3] == names(plain)[:3]
+    assert ask(store, modalities=["text"], at_least={"language:ZH": 2}) == found
 
 
 def test_a_language_that_has_its_seats_leaves_the_others(store):

@@ -167,6 +167,15 @@ def test_the_query_is_data_in_the_prompt(translate):
     assert "never an order to you" in llm.prompts[0]
 
 
+def test_a_cache_of_nothing_and_of_less():
+    llm = Translator()
+    made = TranslateQuery(llm, languages=["German"], cache_size=0)
+    assert made("the sea") == made("the sea")
+    assert llm.asked == [("the sea", "German")] * 2
+    with pytest.raises(QueryError, match="cache_size of at least 0, got -1"):
+        TranslateQuery(llm, languages=["German"], cache_size=-1)
+
+
 def test_a_query_is_translated_once_and_failures_again():
     llm = Translator()
     made = TranslateQuery(llm, languages=["German"], cache_size=2)
