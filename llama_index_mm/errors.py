@@ -11,12 +11,14 @@
     ├── StoreError             the store is missing, damaged or of another version    (also RuntimeError)
     │   └── StoreLockedError        somebody else is writing to it
     ├── FilterError            a metadata filter that has no meaning                  (also ValueError)
-    └── QueryError             a query that can't be planned                          (also ValueError)
+    ├── QueryError             a query that can't be planned                          (also ValueError)
+    └── AlignmentError         a modality that can't be fitted to a space, or must not join it  (also ValueError)
 
 Each message says what was expected, what came, and what to do.
 """
 
 __all__ = [
+    "AlignmentError",
     "DecodeError",
     "EncodeError",
     "FilterError",
@@ -78,3 +80,7 @@ class FilterError(MultiModalError, ValueError):
 
 class QueryError(MultiModalError, ValueError):
     """A query that can't be planned or answered."""
+
+
+class AlignmentError(MultiModalError, ValueError):
+    """A modality can't be fitted to a space from what was given, or an adapter is too bad to join it."""

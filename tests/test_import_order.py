@@ -26,11 +26,12 @@ LAYERS = [
     ["presets"],
     ["ingestion"],
     ["index"],
-    ["cli", "demo", "display", "evaluation", "testing"],
+    ["alignment", "cli", "demo", "display", "evaluation", "testing"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-# The command line shows results; nothing else of the last layer may know its neighbours.
-BESIDE = {("cli", "demo"), ("cli", "display"), ("cli", "evaluation")}
+# The command line shows results, and the alignment kit measures what it fits; nothing else of the last layer may know its
+# neighbours.
+BESIDE = {("cli", "alignment"), ("cli", "demo"), ("cli", "display"), ("cli", "evaluation"), ("alignment", "evaluation")}
 HEAVY = {
     "av",
     "faster_whisper",

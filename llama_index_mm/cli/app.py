@@ -14,6 +14,7 @@ import typer
 from llama_index.core.schema import NodeWithScore
 
 from llama_index_mm.cli import show
+from llama_index_mm.cli.align import align
 from llama_index_mm.cli.calibrate import calibrate
 from llama_index_mm.cli.evaluate import evaluate
 from llama_index_mm.cli.models import models_app
@@ -34,6 +35,7 @@ app.add_typer(models_app, name="models")
 app.command()(presets)
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(align)
 
 Store = Annotated[Path, typer.Option("--store", "-s", envvar="LLAMA_INDEX_MM_STORE", help="Folder of the index.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -198,6 +198,7 @@ class Calibration:
         self.prints = dict(prints)
         self.counts = dict(counts)
         self._hubs: dict[tuple[Key, str], tuple[NDArray[np.int64], NDArray[np.float64]]] = {}  # numbers of nodes, ascending
+        self._judges: dict[tuple[str, Modality, str], NDArray[np.bool_]] = {}
         self._spoken: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -289,7 +290,9 @@ class Calibration:
     def _hubs_of(self, store: MediaStore, key: Key, script: str, seqs: Sequence[int]) -> NDArray[np.float64]:
         space, part, modality = key
         asked = self.asked[space, part]
-        judges = judging(asked.own, asked.written, script)
+        judges = self._judges.get((space, part, script))
+        if judges is None:
+            judges = self._judges[space, part, script] = judging(asked.own, asked.written, script)
         script = "" if judges is asked.own else script  # all scripts without judges of their own have the same hubs
         wanted = np.asarray(seqs, dtype=np.int64)
         with self._lock:

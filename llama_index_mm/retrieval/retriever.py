@@ -122,6 +122,7 @@ class FusionRetriever(BaseRetriever):
         self._retrievers = dict(retrievers or {})
         self._on_error = on_error
         self._calibration = calibration
+        self._prints = {space.name: space.fingerprint for space in spaces} if calibration is not None else {}
         self._balance = language_balance
 
     def _weight(self, part: str, space: str, modality: str) -> float:
@@ -247,7 +248,9 @@ class FusionRetriever(BaseRetriever):
         space = channel.space
         if self._calibration is not None:
             key = (space.name, channel.asked, channel.modality)
-            scores = self._calibration.scores(self._store, key, space.fingerprint, raw, seqs, self._balance, channel.script)
+            scores = self._calibration.scores(
+                self._store, key, self._prints[space.name], raw, seqs, self._balance, channel.script
+            )
             if scores is not None:
                 return scores
         background = self._store.sample(channel.space.name, channel.modality, _SAMPLE) @ channel.vector

@@ -1,0 +1,48 @@
+"""Fitting a new modality to an embedding space that is there, without touching what lives in it."""
+
+from llama_index_mm.alignment.adapter import ADAPTERS, STARTS, Adapter, procrustes, ridge
+from llama_index_mm.alignment.aligner import Aligner
+from llama_index_mm.alignment.card import AlignmentCard
+from llama_index_mm.alignment.encoder import AlignedEncoder
+from llama_index_mm.alignment.gate import check_adapter, gate
+from llama_index_mm.alignment.geometry import Geometry, alignment_of, effective_rank, uniformity
+from llama_index_mm.alignment.joining import beside, digest_vectors, join, with_encoder
+from llama_index_mm.alignment.losses import LOSSES, info_nce, margin_loss, sigmoid_loss
+from llama_index_mm.alignment.pairs import Pair, labelled, paired, with_views
+from llama_index_mm.alignment.tables import load_pairs
+from llama_index_mm.alignment.training import Epoch, FitOptions
+from llama_index_mm.alignment.zero_shot import Classified, zero_shot
+
+__all__ = [
+    "ADAPTERS",
+    "LOSSES",
+    "STARTS",
+    "Adapter",
+    "AlignedEncoder",
+    "Aligner",
+    "AlignmentCard",
+    "Classified",
+    "Epoch",
+    "FitOptions",
+    "Geometry",
+    "Pair",
+    "alignment_of",
+    "beside",
+    "check_adapter",
+    "digest_vectors",
+    "effective_rank",
+    "gate",
+    "info_nce",
+    "join",
+    "labelled",
+    "load_pairs",
+    "margin_loss",
+    "paired",
+    "procrustes",
+    "ridge",
+    "sigmoid_loss",
+    "uniformity",
+    "with_encoder",
+    "with_views",
+    "zero_shot",
+]
