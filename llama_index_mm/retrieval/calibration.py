@@ -344,7 +344,8 @@ def calibrate(
     counts = store.partitions()
     fits: dict[Key, ChannelFit] = {}
     every: dict[tuple[str, Modality], Asked] = {}
-    for space, part, asked, fresh in asked_of(store, spaces, kept.asked, kept.prints, _differs, show_progress=show_progress):
+    large = [one for one in spaces if any(counts.get((one.name, modality), 0) >= _LEAST_ITEMS for modality in one.encoders)]
+    for space, part, asked, fresh in asked_of(store, large, kept.asked, kept.prints, _differs, show_progress=show_progress):
         every[space.name, part] = asked
         for modality in space.encoders:
             key: Key = (space.name, part, modality)

@@ -395,10 +395,14 @@ def test_scripts_that_are_judged_alike_share_what_is_known(tmp_path):
         assert [script for _, script in index._calibration._hubs] == [""]
 
 
-def test_a_small_index_is_left_as_it_is(tmp_path):
+def test_a_small_index_is_left_as_it_is_and_nothing_is_encoded_for_it(tmp_path, monkeypatch):
     with index_of(tmp_path, 10) as index:
         before = index.as_retriever().retrieve("note number 7")
+        encoded = []
+        monkeypatch.setattr(Offset, "_encode", lambda self, items, *, query: encoded.append(items))
         report = index.calibrate()
+        monkeypatch.undo()
+        assert encoded == []
         after = index.as_retriever().retrieve("note number 7")
     assert report.channels == ()
     assert "Too few" in str(report)
