@@ -17,7 +17,7 @@ from llama_index_mm.media import MODALITIES, Modality
 from llama_index_mm.nodes import PREFIX
 from llama_index_mm.stores import MediaStore
 
-__all__ = ["PHRASES", "Asked", "asked_of", "script_of", "sentence_of"]
+__all__ = ["PHRASES", "Asked", "asked_of", "document_of", "evenly", "script_of", "sentence_of"]
 
 _ASKED = 256  # of one kind
 _WORDS = 20  # of a text that is asked with
@@ -182,11 +182,11 @@ def sentence_of(text: str) -> str:
 
 
 def _stored(store: MediaStore, space: str, part: Modality, encoder: Encoder, seqs: NDArray[np.int64]) -> Asked:
-    picked = seqs[np.unique(np.linspace(0, len(seqs) - 1, _ASKED).astype(np.int64))].tolist()
+    picked = evenly(seqs, _ASKED).tolist()
     vectors = store.vectors(space, part, picked)
     usable = [bool(row.any()) and bool(np.isfinite(row).all()) for row in vectors]
     nodes = store.nodes(picked)
-    documents = [_document(nodes[seq]) if seq in nodes else "" for seq in picked]
+    documents = [document_of(nodes[seq]) if seq in nodes else "" for seq in picked]
     kept = [document for document, good in zip(documents, usable, strict=True) if good]
     return Asked(_rounded(vectors[usable]), tuple(kept), encoder.fingerprint, len(seqs), ("",) * len(kept))
 
@@ -205,9 +205,8 @@ def _texts(store: MediaStore) -> tuple[list[str], list[str], int]:
     by_modality: list[list[tuple[str, str]]] = []
     for modality in MODALITIES:
         seqs = store.find(modalities=[modality])
-        picked = seqs[np.unique(np.linspace(0, len(seqs) - 1, 4 * _ASKED).astype(np.int64))].tolist() if len(seqs) else []
-        nodes = store.nodes(picked)
-        found = [(sentence_of(_words(node)), _document(node)) for node in nodes.values()]
+        nodes = store.nodes(evenly(seqs, 4 * _ASKED).tolist())
+        found = [(sentence_of(_words(node)), document_of(node)) for node in nodes.values()]
         by_modality.append([(words, document) for words, document in found if words])
     own: list[tuple[str, str]] = []
     left = sorted((found for found in by_modality if found), key=len)
@@ -228,8 +227,14 @@ def _words(node: BaseNode) -> str:
     return node.get_content(MetadataMode.NONE)
 
 
-def _document(node: BaseNode) -> str:
+def document_of(node: BaseNode) -> str:
+    """Id of the document that a node is of; a node of none is its own."""
     return node.ref_doc_id or node.node_id
+
+
+def evenly(seqs: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many numbers, evenly spread."""
+    return seqs if len(seqs) <= most else seqs[np.linspace(0, len(seqs) - 1, most).astype(np.int64)]
 
 
 def _rounded(vectors: Vectors) -> Vectors:

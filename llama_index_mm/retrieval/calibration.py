@@ -24,13 +24,14 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
 from llama_index_mm.media import Modality
-from llama_index_mm.retrieval.asked import Asked, asked_of
+from llama_index_mm.retrieval.asked import Asked, asked_of, document_of, evenly
 from llama_index_mm.stores import MediaStore
 
 __all__ = ["Calibration", "ChannelFit", "Key", "calibrate", "fit_channel", "hubness"]
@@ -344,6 +345,7 @@ def calibrate(
     counts = store.partitions()
     fits: dict[Key, ChannelFit] = {}
     every: dict[tuple[str, Modality], Asked] = {}
+    searched: dict[tuple[str, Modality], _Searched] = {}  # read once, however many kinds of query ask for it
     large = [one for one in spaces if any(counts.get((one.name, modality), 0) >= _LEAST_ITEMS for modality in one.encoders)]
     for space, part, asked, fresh in asked_of(store, large, kept.asked, kept.prints, _differs, show_progress=show_progress):
         every[space.name, part] = asked
@@ -353,30 +355,44 @@ def calibrate(
             before = kept.fits.get(key)
             if before is not None and not fresh and not _differs(before.items, count):
                 fits[key] = before
-            elif count >= _LEAST_ITEMS and (fit := _fit(store, key, asked, count)) is not None:
-                fits[key] = fit
+            elif count >= _LEAST_ITEMS:
+                if (space.name, modality) not in searched:
+                    searched[space.name, modality] = _searched(store, space.name, modality)
+                if (fit := _fit(searched[space.name, modality], asked, count)) is not None:
+                    fits[key] = fit
     return Calibration(fits, every, {space.name: space.fingerprint for space in spaces}, counts)
 
 
-def _fit(store: MediaStore, key: Key, asked: Asked, count: int) -> ChannelFit | None:
-    space, _, modality = key
-    seqs = store.find(modalities=[modality], space=space)
-    if len(seqs) > _ITEMS:
-        seqs = seqs[np.linspace(0, len(seqs) - 1, _ITEMS).astype(np.int64)]
-    vectors = store.vectors(space, modality, seqs.tolist())
-    similarities = asked.vectors @ vectors.T
-    numbers = {document: at for at, document in enumerate(dict.fromkeys(asked.documents))}
-    own = np.array([numbers[document] for document in asked.documents])
+class _Searched(NamedTuple):
+    """What is searched in one space and modality, or some of it."""
+
+    vectors: Vectors
+    documents: list[str]
+    spoken: list[str]
+
+
+def _searched(store: MediaStore, space: str, modality: Modality) -> _Searched:
+    seqs = evenly(store.find(modalities=[modality], space=space), _ITEMS).tolist()
     documents, spoken = [], []
     for at in range(0, len(seqs), 1024):
-        some = seqs[at : at + 1024].tolist()
+        some = seqs[at : at + 1024]
         nodes = store.nodes(some)
         for seq in some:
             node = nodes.get(seq)
-            documents.append(numbers.get((node.ref_doc_id or node.node_id) if node is not None else "", -1))
+            documents.append(document_of(node) if node is not None else "")
             spoken.append(language_of(node.metadata) if node is not None else "")
-    similarities[own[:, None] == np.array(documents)[None, :]] = np.nan
-    return fit_channel(similarities, asked.own, count, spoken, asked.scripts)
+    return _Searched(store.vectors(space, modality, seqs), documents, spoken)
+
+
+def _fit(searched: _Searched, asked: Asked, count: int) -> ChannelFit | None:
+    similarities = asked.vectors @ searched.vectors.T
+    numbers = {document: at for at, document in enumerate(dict.fromkeys(asked.documents)) if document}
+    asking, asked_for = (
+        np.array([numbers.get(document, unknown) for document in documents], dtype=np.int64)
+        for documents, unknown in ((asked.documents, -1), (searched.documents, -2))
+    )
+    similarities[asking[:, None] == asked_for[None, :]] = np.nan
+    return fit_channel(similarities, asked.own, count, searched.spoken, asked.scripts)
 
 
 def _differs(before: int, now: int) -> bool:

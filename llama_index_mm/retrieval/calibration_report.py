@@ -8,6 +8,7 @@ import numpy as np
 
 from llama_index_mm.embeddings.base import EmbeddingSpace
 from llama_index_mm.media import Modality
+from llama_index_mm.retrieval.asked import evenly
 from llama_index_mm.retrieval.calibration import Calibration
 from llama_index_mm.stores import MediaStore
 
@@ -89,9 +90,7 @@ def report_of(
         raw, scores = [], []
         for key in keys:
             space, _, modality = key
-            seqs = store.find(modalities=[modality], space=space)
-            if len(seqs) > _ITEMS:
-                seqs = seqs[np.linspace(0, len(seqs) - 1, _ITEMS).astype(np.int64)]
+            seqs = evenly(store.find(modalities=[modality], space=space), _ITEMS)
             similarities = calibration.asked[space, part].vectors[:count] @ store.vectors(space, modality, seqs.tolist()).T
             judged = [calibration.scores(store, key, prints[space], row, seqs.tolist()) for row in similarities]
             raw.append(similarities)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from llama_index_mm.media import Modality
 from llama_index_mm.nodes import PREFIX
+from llama_index_mm.retrieval.asked import document_of
 from llama_index_mm.retrieval.foreign import copy_of
 from llama_index_mm.retrieval.fusion import Ranking
 from llama_index_mm.retrieval.pool import Item, Judged, Pool
@@ -155,7 +156,7 @@ class Selecting:
     def _documents(self, items: Sequence[Item]) -> dict[Item, str]:
         """The document of each item; a node that has none is its own. Items that are gone are left out."""
         self._load(items)
-        return {item: node.ref_doc_id or node.node_id for item in items if (node := self._nodes.get(item)) is not None}
+        return {item: document_of(node) for item in items if (node := self._nodes.get(item)) is not None}
 
     def _load(self, items: Sequence[Item]) -> None:
         missing = [item for item in items if isinstance(item, int) and item not in self._nodes]
