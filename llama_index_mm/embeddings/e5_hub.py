@@ -3,20 +3,19 @@
 Wang et al., "Multilingual E5 Text Embeddings: A Technical Report", 2024, arXiv:2402.05672.
 """
 
-import gc
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from llama_index.core.base.embeddings.base import Embedding
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from numpy.typing import NDArray
 
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings import hub
-from llama_index_mm.embeddings.base import fingerprint, unit
-from llama_index_mm.embeddings.threaded import ThreadedEmbedding
+from llama_index_mm.embeddings.base import unit
+from llama_index_mm.embeddings.hub_embedding import HubEmbedding
 
 __all__ = ["E5Embedding"]
 
@@ -32,7 +31,7 @@ class _Parts(NamedTuple):
     tokenizer: Any
 
 
-class E5Embedding(ThreadedEmbedding):
+class E5Embedding(HubEmbedding):
     """Text to the mean of E5's last hidden states, of unit length; queries and passages are told apart.
 
     Nothing is loaded before the first vector is asked for. Safe to use from several threads. Texts longer than 512 tokens
@@ -52,15 +51,10 @@ class E5Embedding(ThreadedEmbedding):
     """
 
     model_name: str = Field(default="intfloat/multilingual-e5-base", description="Hub id, or path of a local folder.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    device: str | None = Field(default=None, description="'cpu', 'cuda' or 'mps'; the best there is if not given.")
-    dtype: str = Field(default="float32", description="Name of the torch dtype to compute in.")
     embed_batch_size: int = Field(default=16, description="Texts that go through the model at once.", gt=0, le=2048)
 
-    _config: Any = PrivateAttr(default=None)
-    _parts: _Parts | None = PrivateAttr(default=None)
-    _weights_fingerprint: str | None = PrivateAttr(default=None)
-    _batches: hub.Batches = PrivateAttr(default_factory=hub.Batches)
+    _kinds: ClassVar[Mapping[str, str]] = _CLASSES
+    _recipe: ClassVar[Sequence[str]] = ("e5",)
 
     @classmethod
     def class_name(cls) -> str:
@@ -72,42 +66,8 @@ class E5Embedding(ThreadedEmbedding):
         """Length of a vector. Reads the config, not the weights."""
         return int(self._load_config().hidden_size)
 
-    @property
-    def weights_fingerprint(self) -> str:
-        """Digest of weights, tokenizer and dtype: 16 hexadecimal digits. Reads the files of a local folder."""
+    def _read(self) -> _Parts:
         config = self._load_config()
-        with hub.LOADING:
-            if self._weights_fingerprint is None:
-                weights = hub.weights_fingerprint(self.model_name, self.revision, config)
-                self._weights_fingerprint = fingerprint("e5", weights, self.dtype)
-            return self._weights_fingerprint
-
-    def release(self) -> None:
-        """Give the memory of the model back; the next vector that is asked for loads it again."""
-        with hub.LOADING:
-            loaded, self._parts = self._parts, None
-            self._batches.reset()
-        if loaded is not None:
-            del loaded
-            gc.collect()  # modules refer to one another in circles
-            hub.free_memory()
-
-    def _load_config(self) -> Any:
-        with hub.LOADING:
-            if self._config is None:
-                self._config = hub.load_config(self.model_name, revision=self.revision, kinds=_CLASSES)
-            return self._config
-
-    def _load(self) -> _Parts:
-        parts = self._parts
-        if parts is None:
-            config = self._load_config()
-            with hub.LOADING:
-                parts = self._parts or self._read(config)
-                self._parts = parts
-        return parts
-
-    def _read(self, config: Any) -> _Parts:
         tokenizer = hub.load_tokenizer(self.model_name, revision=self.revision, words=config.vocab_size)
         model = hub.load_model(
             self.model_name,

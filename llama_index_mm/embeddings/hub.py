@@ -5,6 +5,7 @@ whose main branch has no such file loads while the hub can be reached (transform
 conversion); to use it later without a network, save it once with ``save_pretrained`` and give the folder.
 """
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ __all__ = [
     "LOADING",
     "TOKENIZING",
     "Batches",
+    "HeldModel",
     "TextCutEvent",
     "cut_tokens",
     "free_memory",
@@ -123,6 +125,37 @@ class Batches:
                     "device='cpu', or release other models."
                 ) from error
             return None
+
+
+class HeldModel:
+    """What a model that is held does: it is loaded once, when it is first needed, and given back on request.
+
+    For embeddings and encoders, which state ``_parts`` (None) and ``_batches``, and read the model in ``_read``.
+    """
+
+    _parts: Any
+    _batches: Batches
+
+    def release(self) -> None:
+        """Give the memory of the model back; the next vector that is asked for loads it again."""
+        with LOADING:
+            loaded, self._parts = self._parts, None
+            self._batches.reset()
+        if loaded is not None:
+            del loaded
+            gc.collect()  # modules refer to one another in circles
+            free_memory()
+
+    def _load(self) -> Any:
+        parts = self._parts
+        if parts is None:
+            with LOADING:
+                parts = self._parts or self._read()
+                self._parts = parts
+        return parts
+
+    def _read(self) -> Any:
+        raise NotImplementedError
 
 
 def free_memory() -> None:

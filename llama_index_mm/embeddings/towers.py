@@ -1,21 +1,19 @@
 """What models with two towers share: one of them for texts, one for pictures or sound, both into one space."""
 
-import gc
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from llama_index.core.base.embeddings.base import Embedding
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from numpy.typing import NDArray
 
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings import hub
-from llama_index_mm.embeddings.base import Vectors, fingerprint, unit
+from llama_index_mm.embeddings.base import Vectors, unit
+from llama_index_mm.embeddings.hub_embedding import HubEmbedding
 from llama_index_mm.embeddings.labels import encode_labels
-from llama_index_mm.embeddings.threaded import ThreadedEmbedding
 
 __all__ = ["Parts", "TowersEmbedding", "features_array"]
 
@@ -34,25 +32,13 @@ class Parts(NamedTuple):
     processor: Any
 
 
-class TowersEmbedding(ThreadedEmbedding):
+class TowersEmbedding(HubEmbedding):
     """The text tower as a LlamaIndex embedding, and what the other tower needs as well.
 
     A subclass states the kinds of models it takes, loads the processor of its media and encodes them.
     """
 
-    model_name: str = Field(description="Hub id, or path of a local folder.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    device: str | None = Field(default=None, description="'cpu', 'cuda' or 'mps'; the best there is if not given.")
-    dtype: str = Field(default="float32", description="Name of the torch dtype to compute in.")
-
-    _kinds: ClassVar[Mapping[str, str]]  # the model types that are taken, each with the hub id of an example
-    _recipe: ClassVar[tuple[str, ...]]  # what decides a vector beside the model's files
     _templates: ClassVar[Sequence[str]]  # the prompts of labels
-
-    _config: Any = PrivateAttr(default=None)
-    _parts: Parts | None = PrivateAttr(default=None)
-    _weights_fingerprint: str | None = PrivateAttr(default=None)
-    _batches: hub.Batches = PrivateAttr(default_factory=hub.Batches)
 
     @property
     def dimension(self) -> int:
@@ -61,17 +47,6 @@ class TowersEmbedding(ThreadedEmbedding):
         if config.model_type in _FILLED:  # these have no projection behind the towers
             return int(getattr(config.text_config, "projection_size", None) or config.text_config.hidden_size)
         return int(config.projection_dim)
-
-    @property
-    def weights_fingerprint(self) -> str:
-        """Digest of weights, preprocessing and dtype: 16 hexadecimal digits. Reads the files of a local folder."""
-        config = self._load_config()
-        with hub.LOADING:
-            if self._weights_fingerprint is None:
-                weights = hub.weights_fingerprint(self.model_name, self.revision, config)
-                name, *rest = self._recipe
-                self._weights_fingerprint = fingerprint(name, weights, self.dtype, *rest)
-            return self._weights_fingerprint
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Encode texts.
@@ -97,36 +72,12 @@ class TowersEmbedding(ThreadedEmbedding):
         """
         return encode_labels(self.encode_texts, labels, self._templates if templates is None else templates)
 
-    def release(self) -> None:
-        """Give the memory of the model back; the next vector that is asked for loads it again."""
-        with hub.LOADING:
-            loaded, self._parts = self._parts, None
-            self._batches.reset()
-        if loaded is not None:
-            del loaded
-            gc.collect()  # modules refer to one another in circles
-            hub.free_memory()
-
     @abstractmethod
     def _load_media_processor(self) -> Any:
         """Load what makes the other tower's input."""
 
-    def _load_config(self) -> Any:
-        with hub.LOADING:
-            if self._config is None:
-                self._config = hub.load_config(self.model_name, revision=self.revision, kinds=self._kinds)
-            return self._config
-
-    def _load(self) -> Parts:
-        parts = self._parts
-        if parts is None:
-            config = self._load_config()
-            with hub.LOADING:
-                parts = self._parts or self._read(config)
-                self._parts = parts
-        return parts
-
-    def _read(self, config: Any) -> Parts:
+    def _read(self) -> Parts:
+        config = self._load_config()
         tokenizer = hub.load_tokenizer(self.model_name, revision=self.revision, words=config.text_config.vocab_size)
         processor = self._load_media_processor()
         model = hub.load_model(self.model_name, revision=self.revision, device=self.device, dtype=self.dtype, config=config)

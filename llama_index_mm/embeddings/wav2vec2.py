@@ -4,7 +4,6 @@ Baevski et al., "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
 arXiv:2006.11477. Hsu et al., "HuBERT", 2021, arXiv:2106.07447. Chen et al., "WavLM", 2022, arXiv:2110.13900.
 """
 
-import gc
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings.base import Encoder, Payload, fingerprint
 from llama_index_mm.embeddings.hub import (
-    LOADING,
     Batches,
-    free_memory,
+    HeldModel,
     load_config,
     load_model,
     load_processor,
@@ -40,7 +38,7 @@ class _Parts(NamedTuple):
     extractor: Any
 
 
-class Wav2Vec2Encoder(Encoder):
+class Wav2Vec2Encoder(HeldModel, Encoder):
     """Sound to the mean of a speech model's last hidden frames.
 
     A long recording is cut into windows of 30 s, and the windows' means are averaged by their length. Only windows of
@@ -89,16 +87,6 @@ class Wav2Vec2Encoder(Encoder):
         self._parts: _Parts | None = None
         self._batches = Batches()
 
-    def release(self) -> None:
-        """Give the memory of the model back; the next vector that is asked for loads it again."""
-        with LOADING:
-            loaded, self._parts = self._parts, None
-            self._batches.reset()
-        if loaded is not None:
-            del loaded
-            gc.collect()  # modules refer to one another in circles
-            free_memory()
-
     def _encode(self, items: Sequence[Waveform], *, query: bool) -> NDArray[np.float64]:
         windows: list[NDArray[np.float32]] = []
         of: list[int] = []  # the item of each window
@@ -132,14 +120,6 @@ class Wav2Vec2Encoder(Encoder):
         with torch.inference_mode():
             means: NDArray[np.float32] = model(values).last_hidden_state.float().mean(1).cpu().numpy()
         return means
-
-    def _load(self) -> _Parts:
-        parts = self._parts
-        if parts is None:
-            with LOADING:
-                parts = self._parts or self._read()
-                self._parts = parts
-        return parts
 
     def _read(self) -> _Parts:
         extractor = load_processor("AutoFeatureExtractor", self.model_name, revision=self.revision)
