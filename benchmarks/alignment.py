@@ -1,26 +1,33 @@
 """How well a fitted adapter lets words find meshes and sounds: seen and unseen classes, losses, and numbers of pairs.
 
-    python benchmarks/alignment.py --data DATA [--gcn FOLDER] [--cache FOLDER] [--epochs 100] [--only meshes] [--json]
+    python benchmarks/alignment.py --data DATA [--gcn FOLDER] [--cache FOLDER] [--epochs 100] [--draws 3] [--only meshes]
+                                   [--json]
 
 DATA has the folders meshes and sounds with labels.csv each. All encoders are those of the preset ``offline``; every item is
 encoded once. A query is the name of a class, and asks among the items of the classes that are measured: R@k is the share of
 classes of which an item is among the first k, P@10 the share of the first 10 places (of as many as there are, if fewer) that
 hold one. Nothing that is measured takes part in a fit, nor in deciding when that stops: each fit holds out a fifth of its own
-pairs for this.
+pairs for this, of whole classes where unseen classes are measured. +- is half of the 95 % bootstrap interval of R@1 over the
+classes; what a class reaches in several draws of the folds is averaged before.
 
 Meshes, seen classes: five folds over the meshes of each class. Unseen classes: the classes in four parts at random; each part
 is measured by adapters fitted on the others. Sounds: fitted on one half of each class and measured on the other, both ways;
 unseen: the ten classes in five pairs. Clips cut from one recording stay on one side. "chance" is the R@1 of guessing.
 
-``zero shot`` is the views as they are in the space of pictures, asked with words, without any fit. ``fused`` adds the
-similarities of both adapters, each less its mean and divided by its deviation, 0.7 views and 0.3 GCN. Without ``--gcn`` the
-network is untrained (MeshGCN as it is made with seed 0), which tells what an adapter on random graph features is worth.
+``no fit`` is the views as they are in the space of pictures, asked with words. ``chosen`` fits several times, from ridge
+regression and from identity at two rates, and takes what finds the pairs best that the fits hold out. ``with no fit`` adds the
+similarities before and after the fit, which is what an index does that has both spaces. ``GCN, by views`` is fitted to the
+vectors of the views of the meshes that are not measured, without any label. ``fused`` adds views and GCN, 0.7 and 0.3. Where
+similarities are added, each is less its mean and divided by its deviation. rank and uniformity (Roy and Vetterli 2007, Wang
+and Isola 2020) are of the held-out items' vectors, means over the fits; "of" is the rank of their targets, which bounds it.
+``--gcn untrained`` takes a network with random weights, which tells what a fit on random graph features is worth.
 """
 
 import argparse
 import csv
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +42,7 @@ from llama_index_mm.embeddings.cache import CachedEncoder
 from llama_index_mm.embeddings.labels import encode_labels
 from llama_index_mm.embeddings.mesh_gcn import MeshGCN, MeshGCNConfig, MeshGCNEncoder
 from llama_index_mm.embeddings.payloads import file_payload
+from llama_index_mm.evaluation.intervals import bootstrap_interval
 from llama_index_mm.presets import load_preset
 
 LOSSES = ("info_nce", "sigmoid", "margin")
@@ -81,7 +89,7 @@ def standard(similar: np.ndarray) -> np.ndarray:
 
 
 class Task:
-    """Items of a modality with labels, their vectors, and the words to find them by."""
+    """Items of a modality with labels, and the words to find them by."""
 
     def __init__(
         self, labels: np.ndarray, groups: Sequence[str], words: Encoder, templates: Sequence[str], epochs: int
@@ -91,7 +99,7 @@ class Task:
         self.classes = sorted(set(labels))
         self.names = encode_labels(lambda texts: words.encode(texts, query=True), self.classes, templates)
         self.seconds: list[float] = []
-        self.made: AlignedEncoder | None = None
+        self.made: list[AlignedEncoder] = []
 
     def fit(self, encoder: Encoder, vectors: np.ndarray, chosen: np.ndarray, *, unseen: bool, **options: Any) -> AlignedEncoder:
         """Fit an adapter on the chosen items."""
@@ -100,59 +108,91 @@ class Task:
         rows = zip(vectors[chosen], self.labels[chosen], groups, strict=True)
         pairs = [Pair(item, str(label), group=str(group)) for item, label, group in rows]
         began = time.monotonic()
-        self.made = aligner.fit(pairs, epochs=self.epochs)
+        made = aligner.fit(pairs, epochs=self.epochs)
         self.seconds.append(time.monotonic() - began)
-        return self.made
+        self.made.append(made)
+        return made
 
-    def similar(self, vectors: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    def similar(self, vectors: np.ndarray, measured: np.ndarray) -> np.ndarray:
         """Similarities of the measured classes' names and the measured items."""
-        classes = [name for name in self.classes if name in set(self.labels[measured])]
-        rows = [self.classes.index(name) for name in classes]
-        return self.names[rows] @ vectors[measured].T, classes
+        return self.names[[self.classes.index(name) for name in self.measured(measured)]] @ vectors[measured].T
 
-    def over(self, folds: Sequence[np.ndarray], rank: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-        """Means over the classes of all folds; rank gives vectors or similarities for a fold that is measured."""
-        rows = []
-        for measured in folds:
-            similar, classes = rank(measured)
-            rows += found(similar, self.labels[measured], classes)
-        return mean(rows)
+    def measured(self, measured: np.ndarray) -> list[str]:
+        """Classes among the measured items."""
+        return [name for name in self.classes if name in set(self.labels[measured])]
 
-    def by_item(self, count: int, seed: int = 0) -> list[np.ndarray]:
+    def over(self, folds: Sequence[np.ndarray], similarities: Sequence[np.ndarray]) -> dict[str, float]:
+        """Means over the classes of all folds, given what was similar in each."""
+        rows: dict[str, list[dict[str, float]]] = {}
+        for measured, similar in zip(folds, similarities, strict=True):
+            names = self.measured(measured)
+            for name, row in zip(names, found(similar, self.labels[measured], names), strict=True):
+                rows.setdefault(name, []).append(row)
+        each = [{key: float(np.mean([row[key] for row in many])) for key in many[0]} for many in rows.values()]
+        out = mean(each)
+        interval = bootstrap_interval([row["R@1"] for row in each])
+        return {"R@1": out["R@1"], "+-": round(50 * (interval.high - interval.low), 1), **out}
+
+    def fitted(
+        self, encoder: Encoder, vectors: np.ndarray, folds: Sequence[np.ndarray], *, unseen: bool, **options: Any
+    ) -> Any:
+        """Similarities in each fold, by an adapter that is fitted on all that is not measured, and the fits' geometry."""
+        self.made.clear()
+        out = [
+            self.similar(self.fit(encoder, vectors, ~measured, unseen=unseen, **options).encode(list(vectors)), measured)
+            for measured in folds
+        ]
+        return out, self.geometry(), [score(made) for made in self.made]
+
+    def geometry(self) -> dict[str, float]:
+        """Rank and uniformity of what the last fits held out."""
+        cards = [made.card for made in self.made if made.card is not None]
+        ranks = {"rank": [card.geometry.rank for card in cards], "of": [card.target_rank for card in cards]}
+        out = {name: round(float(np.mean(values)), 1) for name, values in ranks.items()}
+        return {**out, "uniformity": round(float(np.mean([card.geometry.uniformity for card in cards])), 2)}
+
+    def by_item(self, count: int, draws: int) -> list[np.ndarray]:
         """Folds that each hold the same share of the groups of each class."""
         names, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
-        order = np.lexsort((np.random.default_rng(seed).permutation(len(names)), self.labels[first]))
-        place = np.empty(len(order), int)
-        place[order] = np.arange(len(order)) % count
-        return [place[of] == at for at in range(count)]
+        folds = []
+        for seed in range(draws):
+            order = np.lexsort((np.random.default_rng(seed).permutation(len(names)), self.labels[first]))
+            place = np.empty(len(order), int)
+            place[order] = np.arange(len(order)) % count
+            folds += [place[of] == at for at in range(count)]
+        return folds
 
-    def by_class(self, count: int, seed: int = 0) -> list[np.ndarray]:
+    def by_class(self, count: int, draws: int) -> list[np.ndarray]:
         """Folds of whole classes."""
-        parts = np.array_split(np.random.default_rng(seed).permutation(self.classes), count)
-        return [np.isin(self.labels, part) for part in parts]
+        splits = [np.array_split(np.random.default_rng(seed).permutation(self.classes), count) for seed in range(draws)]
+        return [np.isin(self.labels, part) for parts in splits for part in parts]
 
 
-def fitted(task: Task, encoder: Encoder, vectors: np.ndarray, *, unseen: bool, **options: Any) -> Callable[[np.ndarray], Any]:
-    """Rank by an adapter that is fitted on all that is not measured."""
+def distilled(
+    source: Encoder, vectors: np.ndarray, target: Encoder, wanted: np.ndarray, chosen: np.ndarray, epochs: int
+) -> AlignedEncoder:
+    """Fit an adapter to the vectors that another encoder gives the same items, without labels."""
+    pairs = [
+        Pair(item, other, key=str(at)) for at, (item, other) in enumerate(zip(vectors[chosen], wanted[chosen], strict=True))
+    ]
+    return Aligner(Stored(source), Stored(target)).fit(pairs, epochs=epochs)
 
-    def rank(measured: np.ndarray) -> Any:
-        made = task.fit(encoder, vectors, ~measured, unseen=unseen, **options)
-        return task.similar(made.encode(list(vectors)), measured)
 
-    return rank
+def score(made: AlignedEncoder) -> float:
+    """What a fit reached on the pairs that it held out."""
+    card = made.card
+    return 0.0 if card is None else float(np.mean([one[name].mean for one in card.after.values() for name in ("R@1", "MRR")]))
 
 
-def both(task: Task, ways: Sequence[tuple[Encoder, np.ndarray, float]], *, unseen: bool) -> Callable[[np.ndarray], Any]:
-    """Rank by the standardised similarities of several adapters, weighted."""
+def best_of(ways: Sequence[tuple[list[np.ndarray], Any, list[float]]]) -> list[np.ndarray]:
+    """In each fold what reached most on the pairs that were held out."""
+    picked = np.argmax([scores for _, _, scores in ways], 0)
+    return [ways[pick][0][at] for at, pick in enumerate(picked)]
 
-    def rank(measured: np.ndarray) -> Any:
-        total: Any = 0.0
-        for encoder, vectors, share in ways:
-            similar, classes = fitted(task, encoder, vectors, unseen=unseen)(measured)
-            total = total + share * standard(similar)
-        return total, classes
 
-    return rank
+def added(*parts: tuple[float, Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Weighted sums of standardised similarities."""
+    return [sum(share * standard(part[at]) for share, part in parts) for at in range(len(parts[0][1]))]
 
 
 def read(folder: Path) -> tuple[list[Path], np.ndarray]:
@@ -162,9 +202,9 @@ def read(folder: Path) -> tuple[list[Path], np.ndarray]:
     return [folder / row["file"] for row in rows], np.array([row["label"].replace("_", " ") for row in rows])
 
 
-def encoded(encoder: Encoder, paths: Sequence[Path], cache: Path | None) -> np.ndarray:
+def encoded(encoder: Encoder, paths: Sequence[Path], cache: Path) -> np.ndarray:
     """Vectors of files."""
-    used = encoder if cache is None else CachedEncoder(encoder, cache)
+    used = CachedEncoder(encoder, cache)
     return np.concatenate([used.encode([file_payload(path, encoder.payload)]) for path in paths])
 
 
@@ -172,9 +212,10 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--gcn", type=Path, help="folder of a trained MeshGCN")
+    parser.add_argument("--gcn", help="folder of a MeshGCN, or 'untrained'; default is the preset's own")
     parser.add_argument("--cache", type=Path, help="folder of vectors made in an earlier run")
     parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--draws", type=int, default=3, help="of the folds")
     parser.add_argument("--only", choices=("meshes", "sounds"))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -182,71 +223,91 @@ def main() -> None:
     spaces = {space.name: space for space in load_preset("offline").spaces}
     table: dict[str, Any] = {}
 
-    def say(name: str, row: dict[str, float]) -> None:
-        table[name] = row
-        cells = "  ".join(f"{key} {value:5.1f}" for key, value in row.items())
+    def say(name: str, *rows: dict[str, float]) -> None:
+        table[name] = {key: value for row in rows for key, value in row.items()}
+        cells = "  ".join(f"{key} {value:5.1f}" for key, value in table[name].items())
         print(f"{name:44} {cells}", file=sys.stderr if given.json else sys.stdout, flush=True)
 
-    if given.only != "sounds":
-        meshes(given, spaces, say)
-    if given.only != "meshes":
-        sounds(given, spaces, say)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = given.cache or Path(folder)
+        if given.only != "sounds":
+            meshes(given, cache, spaces, say)
+        if given.only != "meshes":
+            sounds(given, cache, spaces, say)
     if given.json:
         json.dump(table, sys.stdout, indent=2)
 
 
-def meshes(given: argparse.Namespace, spaces: Any, say: Callable[[str, dict[str, float]], None]) -> None:
+def mesh_network(given: argparse.Namespace, spaces: Any) -> Encoder:
+    """The mesh network that was asked for."""
+    if given.gcn is None:
+        made: Encoder = spaces["shape"].encoders["mesh"]
+        return made
+    return MeshGCNEncoder(MeshGCN(MeshGCNConfig()) if given.gcn == "untrained" else Path(given.gcn))
+
+
+def meshes(given: argparse.Namespace, cache: Path, spaces: Any, say: Callable[..., None]) -> None:
     """Words to meshes."""
     paths, labels = read(given.data / "meshes")
     space = spaces["picture"]
-    task = Task(labels, [path.name for path in paths], space.query_encoder("text"), MESH_PROMPTS, given.epochs)
-    views: Encoder = space.encoders["mesh"]
-    gcn: Encoder = MeshGCNEncoder(given.gcn or MeshGCN(MeshGCNConfig()))
-    seen = encoded(views, paths, given.cache)
-    graphs = encoded(gcn, paths, given.cache)
-    for unseen, folds in ((False, task.by_item(5)), (True, task.by_class(4))):
+    words = CachedEncoder(space.query_encoder("text"), cache)
+    task = Task(labels, [path.name for path in paths], words, MESH_PROMPTS, given.epochs)
+    views, gcn = space.encoders["mesh"], mesh_network(given, spaces)
+    seen, graphs = encoded(views, paths, cache), encoded(gcn, paths, cache)
+    for unseen, folds in ((False, task.by_item(5, given.draws)), (True, task.by_class(4, given.draws))):
         which = "unseen" if unseen else "seen"
-        say(f"meshes, {which}: zero shot", task.over(folds, lambda measured: task.similar(seen, measured)))
-        say(f"meshes, {which}: views", task.over(folds, fitted(task, views, seen, unseen=unseen)))
-        near = fitted(task, views, seen, unseen=unseen, start="identity", rate=1e-4)
-        say(f"meshes, {which}: views, from identity", task.over(folds, near))
-        say(f"meshes, {which}: GCN", task.over(folds, fitted(task, gcn, graphs, unseen=unseen)))
-        ways = [(views, seen, 0.7), (gcn, graphs, 0.3)]
-        say(f"meshes, {which}: fused", task.over(folds, both(task, ways, unseen=unseen)))
-    folds = task.by_item(5)
-    for adapter in ADAPTERS:
-        for loss in LOSSES:
-            options = {"adapter": adapter, "loss": loss, "start": "random", "rate": 3e-3}
-            say(f"meshes, seen: views, {adapter}, {loss}", task.over(folds, fitted(task, views, seen, unseen=False, **options)))
+        bare = [task.similar(seen, measured) for measured in folds]
+        say(f"meshes, {which}: views, no fit", task.over(folds, bare))
+        ridge = task.fitted(views, seen, folds, unseen=unseen)
+        say(f"meshes, {which}: views", task.over(folds, ridge[0]), ridge[1])
+        quick = task.fitted(views, seen, folds, unseen=unseen, start="identity")
+        say(f"meshes, {which}: views, from identity", task.over(folds, quick[0]), quick[1])
+        slow = task.fitted(views, seen, folds, unseen=unseen, start="identity", rate=1e-4)
+        say(f"meshes, {which}: views, from identity, rate 1e-4", task.over(folds, slow[0]), slow[1])
+        chosen = best_of([ridge, quick, slow])
+        say(f"meshes, {which}: views, chosen", task.over(folds, chosen))
+        say(f"meshes, {which}: views, chosen, with no fit", task.over(folds, added((0.5, bare), (0.5, chosen))))
+        shape = task.fitted(gcn, graphs, folds, unseen=unseen)
+        say(f"meshes, {which}: GCN", task.over(folds, shape[0]), shape[1])
+        taught = [
+            task.similar(distilled(gcn, graphs, views, seen, ~measured, given.epochs).encode(list(graphs)), measured)
+            for measured in folds
+        ]
+        say(f"meshes, {which}: GCN, by views", task.over(folds, taught))
+        say(f"meshes, {which}: fused, views chosen", task.over(folds, added((0.7, chosen), (0.3, shape[0]))))
+        say(
+            f"meshes, {which}: fused, views with no fit", task.over(folds, added((0.35, bare), (0.35, chosen), (0.3, shape[0])))
+        )
+    folds = task.by_item(5, 1)
+    for adapter, loss in [("linear", loss) for loss in LOSSES] + [("residual", "info_nce"), ("mlp", "info_nce")]:
+        made = task.fitted(views, seen, folds, unseen=False, adapter=adapter, loss=loss, start="random", rate=3e-3)
+        say(f"meshes, seen: views, {adapter}, {loss}, random start", task.over(folds, made[0]), made[1])
     for share in (0.1, 0.25, 0.5, 1.0):
-
-        def part(measured: np.ndarray, share: float = share) -> Any:
+        task.made.clear()
+        similar = []
+        for measured in folds:
             rest = np.random.default_rng(1).permutation(np.flatnonzero(~measured))
             some = np.isin(np.arange(len(labels)), rest[: max(10, round(share * len(rest)))])
-            made = task.fit(views, seen, some, unseen=False)
-            return task.similar(made.encode(list(seen)), measured)
-
-        row = task.over(folds, part)
-        card = task.made.card if task.made is not None else None
-        if card is not None:
-            row |= {"pairs": card.pairs, "rank": round(card.geometry.rank, 1), "of": round(card.target_rank, 1)}
-            row |= {"uniformity": round(card.geometry.uniformity, 2)}
-        say(f"meshes, seen: views, {share:.0%} of the pairs", row)
-    if task.made is not None:
-        say("meshes: a fit", {"seconds": round(float(np.median(task.seconds)), 2), "kB": task.made.adapter.parameters * 4e-3})
+            similar.append(task.similar(task.fit(views, seen, some, unseen=False).encode(list(seen)), measured))
+        pairs = float(np.mean([made.card.pairs for made in task.made if made.card is not None]))
+        say(f"meshes, seen: views, {share:.0%} of the pairs", {"pairs": pairs}, task.over(folds, similar), task.geometry())
+    took = {"seconds": round(float(np.median(task.seconds)), 2), "kB": task.made[-1].adapter.parameters * 4e-3}
+    say("meshes: a fit", took)
 
 
-def sounds(given: argparse.Namespace, spaces: Any, say: Callable[[str, dict[str, float]], None]) -> None:
+def sounds(given: argparse.Namespace, cache: Path, spaces: Any, say: Callable[..., None]) -> None:
     """Words to sounds."""
     paths, labels = read(given.data / "sounds")
     encoder: Encoder = spaces["sound"].encoders["audio"]
-    heard = encoded(encoder, paths, given.cache)
+    heard = encoded(encoder, paths, cache)
     takes = [path.stem.rpartition("-")[0] for path in paths]  # clips of one recording differ in the last letter
-    task = Task(labels, takes, spaces["text"].query_encoder("text"), SOUND_PROMPTS, given.epochs)
-    for unseen, folds in ((False, task.by_item(2)), (True, task.by_class(5))):
+    words = CachedEncoder(spaces["text"].query_encoder("text"), cache)
+    task = Task(labels, takes, words, SOUND_PROMPTS, given.epochs)
+    for unseen, folds in ((False, task.by_item(2, given.draws)), (True, task.by_class(5, given.draws))):
         which = "unseen" if unseen else "seen"
         for loss in LOSSES:
-            say(f"sounds, {which}: {loss}", task.over(folds, fitted(task, encoder, heard, unseen=unseen, loss=loss)))
+            made = task.fitted(encoder, heard, folds, unseen=unseen, loss=loss)
+            say(f"sounds, {which}: {loss}", task.over(folds, made[0]), made[1])
     say("sounds: a fit", {"seconds": round(float(np.median(task.seconds)), 2)})
 
 

@@ -8,7 +8,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama_index_mm.answers import Citation, NumberSources, RetypeNodes, citations_of
+    from llama_index_mm.agents import MediaRetrieverTool
+    from llama_index_mm.answers import (
+        Citation,
+        CitationCheck,
+        MediaBudget,
+        MediaFallbackLLM,
+        NumberSources,
+        RetypeNodes,
+        adapt_to_llm,
+        check_citations,
+        citations_of,
+        left_out_of,
+    )
+    from llama_index_mm.display import Shown, SpaceMap, show, space_map
     from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, TextEncoder
     from llama_index_mm.embeddings.cache import EmbeddingCache
     from llama_index_mm.embeddings.llama import ImageEmbeddingEncoder
@@ -40,6 +53,7 @@ _HOME = {
     "AudioMedia": "nodes",
     "CaptionImages": "transforms.captions",
     "Citation": "answers",
+    "CitationCheck": "answers",
     "EmbeddingCache": "embeddings.cache",
     "EmbeddingSpace": "embeddings.base",
     "Encoder": "embeddings.base",
@@ -50,12 +64,15 @@ _HOME = {
     "IngestReport": "ingestion",
     "KeepMedia": "retrieval",
     "LocalLLM": "llms",
+    "MediaBudget": "answers",
     "MediaBytes": "readers",
+    "MediaFallbackLLM": "answers",
     "MediaLimits": "media",
     "MediaNode": "nodes",
     "MediaQuery": "retrieval",
     "MediaReader": "readers",
     "MediaRerank": "retrieval",
+    "MediaRetrieverTool": "agents",
     "MediaStore": "stores",
     "MeshMedia": "nodes",
     "MultiModalIndex": "index",
@@ -66,15 +83,22 @@ _HOME = {
     "ReembedReport": "ingestion",
     "RetrieverOptions": "retrieval",
     "RetypeNodes": "answers",
+    "Shown": "display",
+    "SpaceMap": "display",
     "SpaceVectorStore": "stores",
     "TextEncoder": "embeddings.base",
     "TranslateQuery": "retrieval",
+    "adapt_to_llm": "answers",
+    "check_citations": "answers",
     "citations_of": "answers",
     "evaluate": "evaluation",
+    "left_out_of": "answers",
     "load_judgments": "evaluation",
     "load_preset": "presets",
     "reasons_of": "retrieval",
     "retype": "nodes",
+    "show": "display",
+    "space_map": "display",
 }
 
 __all__ = [
@@ -83,6 +107,7 @@ __all__ = [
     "AudioMedia",
     "CaptionImages",
     "Citation",
+    "CitationCheck",
     "EmbeddingCache",
     "EmbeddingSpace",
     "Encoder",
@@ -93,12 +118,15 @@ __all__ = [
     "IngestReport",
     "KeepMedia",
     "LocalLLM",
+    "MediaBudget",
     "MediaBytes",
+    "MediaFallbackLLM",
     "MediaLimits",
     "MediaNode",
     "MediaQuery",
     "MediaReader",
     "MediaRerank",
+    "MediaRetrieverTool",
     "MediaStore",
     "MeshMedia",
     "MultiModalIndex",
@@ -108,15 +136,22 @@ __all__ = [
     "ReembedReport",
     "RetrieverOptions",
     "RetypeNodes",
+    "Shown",
+    "SpaceMap",
     "SpaceVectorStore",
     "TextEncoder",
     "TranslateQuery",
+    "adapt_to_llm",
+    "check_citations",
     "citations_of",
     "evaluate",
+    "left_out_of",
     "load_judgments",
     "load_preset",
     "reasons_of",
     "retype",
+    "show",
+    "space_map",
 ]
 
 
@@ -124,6 +159,20 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """``%load_ext llama_index_mm``: let a notebook show results, media nodes and responses (`llama_index_mm.display`)."""
+    from llama_index_mm.display import notebook
+
+    notebook.load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """``%unload_ext llama_index_mm``: let a notebook show them as before."""
+    from llama_index_mm.display import notebook
+
+    notebook.unload(ipython)
 
 
 def __dir__() -> list[str]:

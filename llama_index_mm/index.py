@@ -2,19 +2,15 @@
 
 import asyncio
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
-from inspect import signature
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from llama_index.core import Settings
 from llama_index.core.llms.llm import LLM
-from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode, TransformComponent
 from typing_extensions import Unpack
 
-from llama_index_mm.answers import NumberSources
+from llama_index_mm.answers.answering import Answering
 from llama_index_mm.errors import QueryError, SpaceError, StoreError
 from llama_index_mm.ingestion import Ingestor, IngestReport, ReembedReport
 from llama_index_mm.ingestion.reembed import UNFINISHED, reembed
@@ -30,10 +26,8 @@ from llama_index_mm.stores import MediaStore, SpaceVectorStore
 
 __all__ = ["MultiModalIndex"]
 
-_SOURCES = 4  # nodes that an LLM answers from
 
-
-class MultiModalIndex:
+class MultiModalIndex(Answering):
     """Text, pictures, recordings and meshes in one index on disk.
 
     Example:
@@ -343,50 +337,6 @@ class MultiModalIndex:
             similarity_top_k=similarity_top_k,
             hear=None if transcriber is None else lambda sound: transcriber.transcribe(sound).text,
             calibration=self._calibration if calibrated else None,
-            **options,
-        )
-
-    def as_query_engine(
-        self,
-        llm: LLM | None = None,
-        *,
-        llm_media: Collection[str] | None = None,
-        similarity_top_k: int | None = None,
-        node_postprocessors: Sequence[BaseNodePostprocessor] = (),
-        **options: Any,
-    ) -> RetrieverQueryEngine:
-        """Make LlamaIndex's `RetrieverQueryEngine`, multimodal, over `as_retriever`.
-
-        Args:
-            llm: what answers; default is ``Settings.llm`` if it was set, else the preset's own.
-            llm_media: what the LLM can take besides text, of ``"image"`` and ``"audio"``; the rest becomes text. Default is
-                what the LLM says in ``accepts_media``, else images.
-            similarity_top_k: how many sources; default is what the LLM says in ``suggested_sources``, else 4.
-            node_postprocessors: such as `MediaRerank`; sources are numbered after them.
-            **options: those of `as_retriever` go to it, the others to ``RetrieverQueryEngine.from_args``.
-
-        Raises:
-            QueryError: the LLM is no chat model, or an option is known to neither.
-        """
-        llm = llm or self._default_llm()
-        if not llm.metadata.is_chat_model:
-            raise QueryError(f"{llm.class_name()} is no chat model, which multimodal answers need. Give a chat LLM.")
-        accepted = llm_media if llm_media is not None else getattr(llm, "accepts_media", ("image",))
-        k = similarity_top_k if similarity_top_k is not None else int(getattr(llm, "suggested_sources", _SOURCES))
-        known = ("calibrated", *RetrieverOptions.__annotations__)
-        search: Any = {name: options.pop(name) for name in known if name in options}
-        if unknown := options.keys() - signature(RetrieverQueryEngine.from_args).parameters:
-            raise QueryError(
-                f"Expected options of retrievers ({', '.join(known)}) or of RetrieverQueryEngine.from_args, "
-                f"got {', '.join(sorted(unknown))}."
-            )
-        if (prompt := getattr(llm, "qa_prompt", None)) is not None:
-            options.setdefault("chat_content_qa_template", prompt)
-        return RetrieverQueryEngine.from_args(
-            self.as_retriever(similarity_top_k=k, **search),
-            llm=llm,
-            multimodal=True,
-            node_postprocessors=[*node_postprocessors, NumberSources(llm_media=tuple(accepted))],
             **options,
         )
 

@@ -6,6 +6,7 @@ All state lies where LlamaIndex's serialisers keep it: in path-based `MediaResou
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,19 +26,25 @@ from llama_index.core.schema import (
     TextNode,
 )
 
+from llama_index_mm.errors import MediaError, MissingExtraError
 from llama_index_mm.media import (
     MeshFacts,
     Modality,
     contact_sheet,
     image_bytes,
     load_audio,
+    load_image,
     load_mesh,
+    load_picture,
     render_views,
+    split_sheet,
     wav_bytes,
 )
 from llama_index_mm.media.files import check_readable
 
 __all__ = [
+    "MAX_SIDE",
+    "MAX_VIEWS",
     "PREFIX",
     "TEXT_ONLY",
     "AudioMedia",
@@ -55,8 +62,12 @@ __all__ = [
 ]
 
 PREFIX = "mm_"
-TEXT_ONLY = PREFIX + "text_only"  # set on copies for an LLM that can't take the media itself
+TEXT_ONLY = PREFIX + "text_only"  # on copies for an LLM: whether it can't take the media itself
+MAX_SIDE = PREFIX + "max_side"  # on copies for an LLM: pixels of the longest side, to which pictures are scaled down
+MAX_VIEWS = PREFIX + "max_views"  # on copies for an LLM: how many views of a mesh it is shown
 _AUDIO_BLOCK_FORMAT = "wav"
+_SEEN_AS_THEY_ARE = ("image/jpeg", "image/png", "image/gif", "image/webp")  # what LLMs that see take
+_logger = logging.getLogger(__name__)
 _N = TypeVar("_N", bound="MediaNode")
 
 
@@ -160,12 +171,22 @@ class MediaNode(Node):
     def get_content_blocks(self, metadata_mode: MetadataMode = MetadataMode.NONE) -> list[Any]:
         """Blocks for an LLM: the user's metadata if asked for, the text, and the media itself.
 
+        A numbered source of an answer whose file can't be read gives its text, with a warning in the log.
+
         Raises:
             DecodeError: the media file is gone or broken.
         """
         blocks: list[Any] = list(self.get_metadata_content_blocks(metadata_mode))
         blocks += [TextBlock(text=text) for text in self._said() if text]
-        return blocks if self.metadata.get(TEXT_ONLY) else blocks + self._media_blocks()
+        if self.metadata.get(TEXT_ONLY):
+            return blocks
+        try:
+            return blocks + self._media_blocks()
+        except (MediaError, MissingExtraError) as error:
+            if TEXT_ONLY not in self.metadata:
+                raise
+            _logger.warning("%s is given to the LLM as text: %s", self.path, error)
+            return blocks
 
     def _said(self) -> list[str]:
         return [self.text]
@@ -185,7 +206,13 @@ class ImageMedia(MediaNode):
 
     def _media_blocks(self) -> list[Any]:
         check_readable(self.path)
-        return [ImageBlock(path=self.path, image_mimetype=self.metadata.get(PREFIX + "mimetype"))]
+        mimetype = self.metadata.get(PREFIX + "mimetype")
+        longest = self.metadata.get(MAX_SIDE)
+        if longest is not None:
+            picture = load_picture(self.path, longest=longest)
+            if max(picture.width, picture.height) > longest or mimetype not in (None, *_SEEN_AS_THEY_ARE):
+                return [ImageBlock(image=image_bytes(picture.image), image_mimetype="image/jpeg")]
+        return [ImageBlock(path=self.path, image_mimetype=mimetype)]
 
 
 class AudioMedia(MediaNode):
@@ -246,12 +273,19 @@ class MeshMedia(MediaNode):
     def _media_blocks(self) -> list[Any]:
         if self.views is None:
             return []
+        longest, most = self.metadata.get(MAX_SIDE), self.metadata.get(MAX_VIEWS)
         if self.views.exists():
             check_readable(self.views)
-            return [ImageBlock(path=self.views, image_mimetype="image/png")]
-        # A cache, or a store that was copied without its files, may know views that are gone.
-        sheet = image_bytes(contact_sheet(render_views(load_mesh(self.path))), kind="PNG")
-        return [ImageBlock(image=sheet, image_mimetype="image/png")]
+            if longest is most is None:
+                return [ImageBlock(path=self.views, image_mimetype="image/png")]
+            sheet = load_image(self.views)
+        else:  # a cache, or a store that was copied without its files, may know views that are gone
+            sheet = contact_sheet(render_views(load_mesh(self.path)))
+        if most is not None:
+            views = split_sheet(sheet)[:most]
+            sheet = contact_sheet(views)
+            sheet = sheet.crop((0, 0, min(sheet.width, len(views) * views[0].width), sheet.height))
+        return [ImageBlock(image=image_bytes(sheet, longest=longest, kind="PNG"), image_mimetype="image/png")]
 
 
 _MEDIA: dict[str, type[MediaNode]] = {cls.modality: cls for cls in (ImageMedia, AudioMedia, MeshMedia)}

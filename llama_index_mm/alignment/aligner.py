@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 from typing_extensions import TypedDict, Unpack
 
@@ -18,7 +19,7 @@ from llama_index_mm.alignment.geometry import effective_rank, geometry_of
 from llama_index_mm.alignment.losses import LossName
 from llama_index_mm.alignment.pairs import Encoded, Pair, digest_of, digest_pairs, numbered, payload_of, split_groups
 from llama_index_mm.alignment.scoring import figures, ranks_of
-from llama_index_mm.alignment.training import FitOptions, train
+from llama_index_mm.alignment.training import FitOptions, Fitted, train_adapter
 from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, Vectors
 from llama_index_mm.embeddings.cache import CachedEncoder, EmbeddingCache
 from llama_index_mm.embeddings.labels import encode_labels, label_prompts
@@ -130,11 +131,9 @@ class Aligner:
             MissingExtraError: torch or safetensors is not installed.
         """
         folder = Path(folder) if folder is not None else None
-        cache = self.cache if self.cache is not None else (folder / "vectors" if folder else None)
-        data = self.encode(pairs, cache=cache, show_progress=show_progress)
-        held = split_groups(data, self.options.held_out, seed=self.options.seed)
+        data, held = self._split(pairs, folder, show_progress)
         training, measured = data.part(~held), data.part(held)
-        fitted = train(
+        fitted = train_adapter(
             training,
             measured,
             self.options,
@@ -146,7 +145,10 @@ class Aligner:
             checkpoint_seconds=checkpoint_seconds,
             show_progress=show_progress,
         )
-        encoder = AlignedEncoder(self.source, fitted.adapter, self._card(data, measured, fitted))
+        before, adapter = (Adapter(self.options.adapter, tensors) for tensors in (fitted.start, fitted.taken))
+        vectors = before(measured.features), adapter(measured.features)
+        card = self._card(data, measured, fitted, vectors, digest=adapter.digest, parameters=adapter.parameters)
+        encoder = AlignedEncoder(self.source, adapter, card)
         if folder is not None:
             encoder.save(folder)
         return encoder
@@ -198,34 +200,50 @@ class Aligner:
             digest_pairs(list(zip(items, targets, keys, groups, strict=True))),
         )
 
+    def _split(self, pairs: Sequence[Pair], folder: Path | None, show_progress: bool) -> tuple[Encoded, NDArray[np.bool_]]:
+        """Pairs as vectors, which are kept in the folder, and which of them are held out."""
+        cache = self.cache if self.cache is not None else (folder / "vectors" if folder else None)
+        data = self.encode(pairs, cache=cache, show_progress=show_progress)
+        return data, split_groups(data, self.options.held_out, seed=self.options.seed)
+
     def _run(self, data: Encoded) -> str:
         """Digest of all that decides the result but for the bounds on training."""
         parts = [data.digest, self.source.fingerprint, self.target.fingerprint, self.target_name, self.as_query]
         told = json.dumps([*parts, *self.templates, asdict(self.options)])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def _card(self, data: Encoded, measured: Encoded, fitted: Any) -> AlignmentCard:
-        def told(adapter: Adapter) -> tuple[Any, Any, Any]:
-            vectors = adapter(measured.features)
+    def _card(
+        self,
+        data: Encoded,
+        measured: Encoded,
+        fitted: Fitted,
+        vectors: tuple[Vectors, Vectors],
+        *,
+        digest: str,
+        parameters: int,
+    ) -> AlignmentCard:
+        """The card, with figures over the vectors of the held-out items before and after."""
+
+        def told(vectors: Vectors) -> tuple[Any, Any, Any]:
             ranks = ranks_of(vectors, measured)
             wanted = measured.targets[measured.pairs[:, 1]]
             return figures(ranks), ranks.chance, geometry_of(vectors[measured.pairs[:, 0]], wanted)
 
-        before, chance, geometry_before = told(fitted.start)
-        after, _, geometry = told(fitted.adapter)
+        before, chance, geometry_before = told(vectors[0])
+        after, _, geometry = told(vectors[1])
         return AlignmentCard(
             options=self.options,
             target=self.target_name,
             templates=self.templates,
             source_fingerprint=self.source.fingerprint,
             target_fingerprint=self.target.fingerprint,
-            adapter_digest=fitted.adapter.digest,
+            adapter_digest=digest,
             data_digest=data.digest,
             pairs=len(data.pairs),
             held_out=len(measured.pairs),
             items=len(data.features),
             targets=len(data.targets),
-            parameters=fitted.adapter.parameters,
+            parameters=parameters,
             before=before,
             after=after,
             chance=chance,

@@ -1,14 +1,16 @@
-"""Training an adapter on vectors that were computed once. The extra ``align`` brings torch."""
+"""Training: an adapter on vectors that were computed once, or with more before it. The extra ``align`` brings torch."""
 
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llama_index_mm._optional import require
@@ -16,15 +18,17 @@ from llama_index_mm.alignment.adapter import Adapter, AdapterKind, Start, make_a
 from llama_index_mm.alignment.losses import LEARNED, LOSSES, LossName, info_nce, margin_loss, sigmoid_loss
 from llama_index_mm.alignment.pairs import Encoded
 from llama_index_mm.alignment.scoring import ranks_of
+from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.errors import AlignmentError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CHECKPOINT", "Epoch", "FitOptions", "Fitted", "train"]
+__all__ = ["CHECKPOINT", "Epoch", "FitOptions", "Fitted", "Learner", "Tensors", "start_of", "train", "train_adapter"]
 
 CHECKPOINT = "checkpoint.safetensors"
 _FIXED = ("mean", "scale")
+Tensors = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -89,27 +93,39 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training came to.
+    """What training came to; tensors are those of `Learner.now`.
 
     Attributes:
-        start: adapter before training.
-        adapter: that of the best epoch by score.
+        start: tensors before training.
+        taken: those of the best epoch by score.
         history: of all epochs.
         best: number of the best epoch; 0 if training did not help.
         stopped: ``"epochs"``, ``"patience"`` or ``"seconds"``: which bound was met.
     """
 
-    start: Adapter
-    adapter: Adapter
+    start: Tensors
+    taken: Tensors
     history: tuple[Epoch, ...]
     best: int
     stopped: str
 
 
+def start_of(data: Encoded, options: FitOptions) -> Adapter:
+    """The adapter that training begins with."""
+    return make_adapter(
+        options.adapter,
+        data.features[data.pairs[:, 0]],
+        data.targets[data.pairs[:, 1]],
+        start=options.start,
+        hidden=options.hidden,
+        seed=options.seed,
+    )
+
+
 def train(
+    learner: "Learner",
     data: Encoded,
     held: Encoded,
-    options: FitOptions,
     *,
     epochs: int = 200,
     patience: int = 20,
@@ -119,20 +135,20 @@ def train(
     checkpoint_seconds: float = 2.0,
     show_progress: bool = False,
 ) -> Fitted:
-    """Fit an adapter by AdamW, and stop where held-out pairs are not found any better.
+    """Train by AdamW, and stop where held-out pairs are not found any better.
 
-    The same pairs and options give the same adapter on the same machine, whether the run was stopped in between or not.
+    The same pairs and options give the same tensors on the same machine, whether the run was stopped in between or not.
 
     Args:
+        learner: what is trained.
         data: pairs to train on.
         held: pairs to measure on.
-        options: how.
         epochs: at most so many passes over the pairs.
         patience: passes without a better score after which it stops.
         seconds: time after which it stops, checked after each pass; what earlier runs took counts.
         folder: where checkpoints go; a run that was killed goes on there.
         run: digest of all that decides the result; a checkpoint of another one is refused.
-        checkpoint_seconds: at most this much work is lost.
+        checkpoint_seconds: at most this much work is lost, and the pass that was under way.
         show_progress: show a bar on standard error.
 
     Raises:
@@ -140,25 +156,16 @@ def train(
     """
     if epochs < 0 or patience < 1:
         raise AlignmentError(f"Expected epochs of at least 0 and patience of at least 1, got {epochs} and {patience}.")
-    firsts = data.pairs[:, 0], data.pairs[:, 1]
-    start = make_adapter(
-        options.adapter,
-        data.features[firsts[0]],
-        data.targets[firsts[1]],
-        start=options.start,
-        hidden=options.hidden,
-        seed=options.seed,
-    )
-    state = _State(start, options)
-    first = _measured(0, None, start, held)
-    history, spent = [first], 0.0
-    best, best_adapter = first, start
+    start = taken = learner.now()
     if folder is not None and (found := _read(folder / CHECKPOINT, run)) is not None:
         told, tensors = found
-        state.load(tensors)
+        learner.load(tensors)
         history, spent = [Epoch(**row) for row in told["history"]], told["seconds"]
         best = history[told["best"]]
-        best_adapter = _adapter(options.adapter, {name[5:]: one for name, one in tensors.items() if name.startswith("best.")})
+        taken = {name[5:]: one.numpy() for name, one in tensors.items() if name.startswith("best.")}
+    else:
+        best = _measured(0, None, learner.vectors(held, start), held)
+        history, spent = [best], 0.0
     began, kept, stopped = time.monotonic() - spent, time.monotonic(), "epochs"
     with tqdm(total=epochs, initial=len(history) - 1, desc="align", unit="epoch", disable=not show_progress) as bar:
         while len(history) <= epochs:
@@ -168,25 +175,31 @@ def train(
             if seconds is not None and time.monotonic() - began >= seconds:
                 stopped = "seconds"
                 break
-            loss = state.pass_over(data, len(history))
-            adapter = state.adapter()
-            history.append(_measured(len(history), loss, adapter, held))
+            loss = learner.pass_over(data, len(history))
+            now = learner.now()
+            history.append(_measured(len(history), loss, learner.vectors(held, now), held))
             if history[-1].score > best.score:
-                best, best_adapter = history[-1], adapter
+                best, taken = history[-1], now
             bar.set_postfix(loss=f"{loss:.3f}", recall=f"{history[-1].recall:.3f}", best=f"{best.recall:.3f}")
             bar.update()
             if folder is not None and time.monotonic() - kept >= checkpoint_seconds:
-                _write(folder / CHECKPOINT, run, state, history, best, best_adapter, time.monotonic() - began)
+                _write(folder / CHECKPOINT, run, learner, history, best, taken, time.monotonic() - began)
                 kept = time.monotonic()
     if folder is not None:
-        _write(folder / CHECKPOINT, run, state, history, best, best_adapter, time.monotonic() - began)
-    return Fitted(start, best_adapter, tuple(history), best.epoch, stopped)
+        _write(folder / CHECKPOINT, run, learner, history, best, taken, time.monotonic() - began)
+    return Fitted(start, taken, tuple(history), best.epoch, stopped)
 
 
-class _State:
-    """Weights in training, with the optimiser."""
+class Learner(ABC):
+    """Weights in training, with the optimiser: an adapter, and in a subclass what comes before it.
 
-    def __init__(self, start: Adapter, options: FitOptions) -> None:
+    Args:
+        start: the adapter before training.
+        options: how.
+        more: further weights by name, which the subclass made.
+    """
+
+    def __init__(self, start: Adapter, options: FitOptions, more: Mapping[str, "Tensor"] | None = None) -> None:
         self.torch: Any = require("torch", extra="align")
         self.options = options
         self.kind = start.kind
@@ -197,10 +210,22 @@ class _State:
         self.free: dict[str, Any] = {
             name: self.torch.from_numpy(np.array(value)).requires_grad_() for name, value in sorted(values.items())
         }
+        self.free |= more or {}
         decayed = [tensor for tensor in self.free.values() if tensor.ndim == 2]
         others = [tensor for tensor in self.free.values() if tensor.ndim != 2]
         groups = [{"params": decayed, "weight_decay": options.decay}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = self.torch.optim.AdamW(groups, lr=options.rate)
+
+    @abstractmethod
+    def vectors(self, held: Encoded, tensors: Tensors) -> Vectors:
+        """Vectors ``(i, d)`` of the held-out items by the tensors that `now` gave at some time."""
+
+    @abstractmethod
+    def _features(self, data: Encoded, items: NDArray[np.int64], step: tuple[int, int]) -> "Tensor":
+        """What goes into the adapter, ``(n, s)``, of items by number; a step is told by its epoch and first pair."""
+
+    def _pass_back(self) -> None:  # noqa: B027 - most have nothing to do
+        """Called once gradients have come back to what `_features` gave, before the weights are changed."""
 
     def pass_over(self, data: Encoded, epoch: int) -> float:
         """Train on all pairs once; gives the mean loss."""
@@ -208,13 +233,14 @@ class _State:
         order = np.random.default_rng([self.options.seed, epoch]).permutation(count)
         for at in range(0, count, self.options.batch):
             items, targets = data.pairs[order[at : at + self.options.batch]].T
-            vectors = self._forward(torch.from_numpy(data.features[items]))
+            vectors = self._forward(self._features(data, items, (epoch, at)))
             wanted = torch.from_numpy(data.targets[targets])
             loss = self._loss(vectors, wanted, torch.from_numpy(data.together(items, targets)))
             if not torch.isfinite(loss):
                 raise AlignmentError(f"The loss became {loss.item()} in epoch {epoch}. Lower the rate ({self.options.rate}).")
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            self._pass_back()
             self.optimiser.step()
             total += loss.item() * len(items)
         return total / count
@@ -239,10 +265,10 @@ class _State:
             return info_nce(vectors, targets, together, log_scale=scale, hardest=options.hardest)
         return sigmoid_loss(vectors, targets, together, log_scale=scale, bias=self.free["loss.bias"], hardest=options.hardest)
 
-    def adapter(self) -> Adapter:
-        """The adapter as it is now."""
-        tensors = {name: tensor for name, tensor in self.free.items() if not name.startswith("loss.")}
-        return _adapter(self.kind, {**self.fixed, **tensors})
+    def now(self) -> dict[str, NDArray[np.float32]]:
+        """All that it has learned up to now and that the result is made of: a copy, by name."""
+        kept = {name: tensor for name, tensor in self.free.items() if not name.startswith("loss.")}
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in {**self.fixed, **kept}.items()}
 
     def tensors(self) -> dict[str, Any]:
         """All that training goes on from."""
@@ -257,27 +283,37 @@ class _State:
         with self.torch.no_grad():
             for name, tensor in self.free.items():
                 tensor.copy_(tensors[f"now.{name}"])
-                parts = {what: tensors.get(f"{what}.{name}") for what in ("step", "exp_avg", "exp_avg_sq")}
-                if parts["step"] is not None:
-                    self.optimiser.state[tensor] = parts
+                if (step := tensors.get(f"step.{name}")) is not None:
+                    means = {what: tensors[f"{what}.{name}"].to(tensor.device) for what in ("exp_avg", "exp_avg_sq")}
+                    self.optimiser.state[tensor] = {"step": step, **means}
 
 
-def _adapter(kind: AdapterKind, tensors: Mapping[str, Any]) -> Adapter:
-    return Adapter(kind, {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()})
+class _State(Learner):
+    """An adapter alone, on vectors that were computed once."""
+
+    def vectors(self, held: Encoded, tensors: Tensors) -> Vectors:
+        return Adapter(self.kind, tensors)(held.features)
+
+    def _features(self, data: Encoded, items: NDArray[np.int64], step: tuple[int, int]) -> "Tensor":
+        features: Tensor = self.torch.from_numpy(data.features[items])
+        return features
 
 
-def _measured(epoch: int, loss: float | None, adapter: Adapter, held: Encoded) -> Epoch:
-    ranks = ranks_of(adapter(held.features), held)
+def train_adapter(data: Encoded, held: Encoded, options: FitOptions, **bounds: Any) -> Fitted:
+    """Fit an adapter to vectors; see `train` for what bounds there are."""
+    return train(_State(start_of(data, options), options), data, held, **bounds)
+
+
+def _measured(epoch: int, loss: float | None, vectors: Vectors, held: Encoded) -> Epoch:
+    ranks = ranks_of(vectors, held)
     return Epoch(epoch, loss, ranks.score, ranks.mean("R@1"), ranks.mean("MRR"))
 
 
-def _write(
-    path: Path, run: str, state: _State, history: list[Epoch], best: Epoch, best_adapter: Adapter, seconds: float
-) -> None:
+def _write(path: Path, run: str, learner: Learner, history: list[Epoch], best: Epoch, taken: Tensors, seconds: float) -> None:
     """One file, put in place at once: a run that is killed leaves the last one or this one."""
     safetensors: Any = require("safetensors.torch", extra="align")
-    tensors = state.tensors()
-    tensors |= {f"best.{name}": state.torch.from_numpy(tensor.copy()) for name, tensor in best_adapter.tensors.items()}
+    tensors = learner.tensors()
+    tensors |= {f"best.{name}": learner.torch.from_numpy(tensor.copy()) for name, tensor in taken.items()}
     told = {"run": run, "history": [asdict(one) for one in history], "best": best.epoch, "seconds": seconds}
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f"{path.name}.{os.getpid()}")

@@ -28,10 +28,11 @@ def align(
     by: Annotated[str | None, typer.Option("--by", help="Column: label, caption, pair, or file for the file itself.")] = None,
     template: Annotated[list[str] | None, typer.Option("--template", help="Text with {} for the label. Repeatable.")] = None,
     unseen: Annotated[bool, typer.Option("--unseen", help="Hold out whole labels.")] = False,
-    adapter: Annotated[str, typer.Option("--adapter", help="linear, mlp or residual.")] = "linear",
+    adapter: Annotated[str, typer.Option("--adapter", help="linear, mlp, residual, or lora with a linear one.")] = "linear",
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Of the changes by lora.")] = 8,
     loss: Annotated[str, typer.Option("--loss", help="info_nce, margin or sigmoid.")] = "info_nce",
     start: Annotated[str, typer.Option("--start", help="ridge, procrustes, identity or random.")] = "ridge",
-    rate: Annotated[float, typer.Option("--rate", min=0, help="Rate of learning.")] = 1e-3,
+    rate: Annotated[float | None, typer.Option("--rate", min=0, help="Of learning; 0.001, by lora 0.0001.")] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share that is measured on.")] = 0.2,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="At most so many passes; 0 for the closed form.")] = 200,
     patience: Annotated[int, typer.Option("--patience", min=1, help="Passes without gain after which it stops.")] = 20,
@@ -44,7 +45,7 @@ def align(
 
     Exit status 1 if the adapter is no better than chance or has collapsed; it is written all the same.
     """
-    from llama_index_mm.alignment import Aligner, check_adapter
+    from llama_index_mm.alignment import Aligner, LoraAligner, check_adapter
     from llama_index_mm.alignment.tables import load_pairs
     from llama_index_mm.errors import AlignmentError
     from llama_index_mm.media import modality_of
@@ -54,20 +55,18 @@ def align(
     made = load_preset(preset)
     space = _space(made, target)
     part = "text" if isinstance(pairs[0].target, str) else modality_of(pairs[0].target)
-    given: dict[str, Any] = {"adapter": adapter, "loss": loss, "start": start, "rate": rate}
-    aligner = Aligner(
-        _encoder(made, source),
-        space,
-        part=part,
-        templates=template or ("{}",),
-        held_out=held_out,
-        seed=seed,
-        **given,
-    )
-    encoder = aligner.fit(
+    given: dict[str, Any] = {"loss": loss, "start": start, "held_out": held_out, "seed": seed}
+    given |= {"part": part, "templates": template or ("{}",)} | ({} if rate is None else {"rate": rate})
+    encoder = _encoder(made, source)
+    if adapter == "lora":
+        aligner: Aligner = LoraAligner(encoder, space, rank=rank, **given)
+    else:
+        given["adapter"] = adapter
+        aligner = Aligner(encoder, space, **given)
+    fitted = aligner.fit(
         pairs, folder=out, epochs=epochs, patience=patience, seconds=seconds, show_progress=sys.stderr.isatty()
     )
-    card, err = encoder.card, Console(stderr=True, highlight=False)
+    card, err = fitted.card, Console(stderr=True, highlight=False)
     if as_json:
         sys.stdout.write(json.dumps(card.to_dict(), ensure_ascii=False, indent=2) + "\n")
     else:

@@ -17,9 +17,12 @@ from llama_index_mm.cli import show
 from llama_index_mm.cli.align import align
 from llama_index_mm.cli.calibrate import calibrate
 from llama_index_mm.cli.evaluate import evaluate
+from llama_index_mm.cli.map import map_space
+from llama_index_mm.cli.mcp import mcp
 from llama_index_mm.cli.models import models_app
 from llama_index_mm.cli.presets import presets
 from llama_index_mm.cli.search import seats_of, span_of
+from llama_index_mm.cli.train_gcn import train_gcn
 from llama_index_mm.errors import DecodeError, MultiModalError
 from llama_index_mm.media import MODALITIES
 
@@ -36,6 +39,9 @@ app.command()(presets)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(align)
+app.command()(mcp)
+app.command("map")(map_space)
+app.command("train-gcn")(train_gcn)
 
 Store = Annotated[Path, typer.Option("--store", "-s", envvar="LLAMA_INDEX_MM_STORE", help="Folder of the index.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -16,6 +16,7 @@ __all__ = ["calibrate"]
 def calibrate(
     store: Annotated[Path, typer.Argument(help="Folder of the index.")],
     anew: Annotated[bool, typer.Option("--anew", help="Keep nothing of what was learned before.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it; the name ends in .png, .svg or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Make scores comparable between modalities and spaces; `ingest` does it where the index has changed much.
@@ -24,9 +25,15 @@ def calibrate(
     score.
     """
     from llama_index_mm.index import MultiModalIndex
+    from llama_index_mm.retrieval.plots import check_plot
 
+    if plot is not None:
+        check_plot(plot)  # not after all has been asked
     with MultiModalIndex.open(store) as index:
         report = index.calibrate(show_progress=sys.stderr.isatty(), anew=anew)
+    if plot is not None and report.channels:
+        report.plot(plot)
+        Console(stderr=True, highlight=False).print(f"[dim]Wrote {escape(str(plot))}[/dim]")
     if as_json:
         sys.stdout.write(json.dumps(report.to_dict(), indent=2) + "\n")
         return

@@ -34,11 +34,17 @@ class Desk:
     Args:
         max_bytes: bound on everything embedded.
         folder: where the page will lie, if known: links to files under it are relative.
+        interactive: whether meshes can be turned, which takes the page's script.
+
+    Attributes:
+        turned: whether a mesh was shown that the script has to turn.
     """
 
-    def __init__(self, max_bytes: int, folder: Path | None) -> None:
+    def __init__(self, max_bytes: int, folder: Path | None, *, interactive: bool = False) -> None:
         self.embedder = Embedder(max_bytes)
+        self.turned = False
         self._folder = folder
+        self._interactive = interactive
 
     def show(self, path: Path, make: Callable[[Embedder], Markup], *, part: str = "") -> Markup:
         """Show media, or say in its place why it is not there; then ``part`` is the fragment of the link to the file."""
@@ -51,6 +57,18 @@ class Desk:
             )
         except TROUBLE as error:
             return _notice("Can't be shown. ", str(error).replace(str(path), path.name))
+
+    def turning(self, path: Path, still: Markup) -> Markup:
+        """Put a mesh to turn behind what stands for it where scripts are off; just the latter if it can't be had."""
+        if not self._interactive:
+            return still
+        try:
+            solid = self.embedder.solid(path)
+        except (OverBudget, *TROUBLE):  # told by what stands for it, where that is missing too
+            return still
+        self.turned = True
+        told = {"data_mesh": solid.data, "data_vertices": solid.vertices, "data_name": path.name}
+        return element("div", still, class_="turn", **told)
 
     def _link(self, path: Path, part: str) -> str | None:
         try:
@@ -133,7 +151,7 @@ def _picture(node: MediaNode, desk: Desk) -> Markup:
     path = node.path
     if isinstance(node, MeshMedia):
         views, alt = node.views, f"Six views of {path.name}"
-        shown = desk.show(path, lambda embedder: element("img", src=embedder.mesh(path, views), alt=alt))
+        shown = desk.turning(path, desk.show(path, lambda embedder: element("img", src=embedder.mesh(path, views), alt=alt)))
     else:
         shown = desk.show(path, lambda embedder: element("img", src=embedder.picture(path), alt=f"Picture {path.name}"))
     text = _text(node.text, "figcaption") if node.text and node.text != node.title else None

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from llama_index_mm._optional import require
+from llama_index_mm.display.solid import Solid, pack, simplify
 from llama_index_mm.errors import MultiModalError
 from llama_index_mm.media import (
+    MediaLimits,
     Waveform,
     contact_sheet,
     image_bytes,
@@ -30,6 +32,7 @@ TROUBLE = (MultiModalError, OSError, RuntimeError, ValueError, TypeError, Lookup
 
 _BIT_RATE = 48_000  # bits a second of embedded MP3; plenty for 16 kHz mono
 _CHUNK_SECONDS = 60  # of sound given to the encoder at a time
+_TURNED = MediaLimits(file_bytes=100 << 20, faces=2_000_000)  # of meshes that can be turned; the rest are pictures
 
 
 class OverBudget(Exception):  # noqa: N818 - an answer, not an error
@@ -55,13 +58,14 @@ class Embedder:
     Every method raises `OverBudget` if the piece no longer fits, or one of `TROUBLE` if there is something wrong with it.
 
     Args:
-        max_bytes: bound on the characters of all data URIs together.
+        max_bytes: bound on the characters of all data URIs and meshes together.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._left = max_bytes
         self._made: dict[tuple[object, ...], Clip] = {}
+        self._solids: dict[Path, Solid] = {}
 
     def picture(self, path: Path, *, longest: int = LONGEST) -> str:
         """A picture as JPEG, scaled down to ``longest`` pixels."""
@@ -79,6 +83,18 @@ class Embedder:
             sheet = contact_sheet(render_views(load_mesh(path)))
             made = _jpeg(image_bytes(sheet, longest=longest))
         return self._spend((path, longest), made).uri
+
+    def solid(self, path: Path) -> Solid:
+        """A mesh to turn, of at most 8,000 faces."""
+        self._check(path)
+        made = self._solids.get(path)
+        if made is None:
+            made = pack(simplify(load_mesh(path, limits=_TURNED)))
+        if len(made.data) > self._left:
+            raise OverBudget
+        self._left -= len(made.data)
+        self._solids[path] = made
+        return made
 
     def sound(self, path: Path, start: float | None = None, end: float | None = None) -> Clip:
         """The span from ``start`` to ``end`` seconds, as MP3, or WAV where PyAV comes without an encoder for that."""

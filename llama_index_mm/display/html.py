@@ -1,4 +1,4 @@
-"""One page that shows results: pictures, sound, views of meshes and text, all in a single file without scripts."""
+"""One page that shows results: pictures, sound, meshes and text, all in a single file that fetches nothing."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,15 @@ from llama_index.core.schema import NodeWithScore
 from llama_index_mm.display.cards import Desk, card, paragraphs, query_figure
 from llama_index_mm.display.markup import Markup, element, join
 from llama_index_mm.display.style import STYLE
+from llama_index_mm.display.viewer import SCRIPT, SCRIPT_SOURCE
 from llama_index_mm.nodes import PREFIX
 
 __all__ = ["MAX_BYTES", "Section", "results_page", "write_page"]
 
 MAX_BYTES = 40_000_000  # of embedded media in a page
-_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; form-action 'none'"
+_NOWHERE, _FRAME_SCHEME = "'none'", "about:"  # where a page may say that its links begin
+_FRAME = "about:srcdoc"  # address of a page in a frame; without it, links to cards would lead to the page around the frame
 _CITED = re.compile(r"\[([0-9]{1,4}(?:\s*[,;]\s*[0-9]{1,4})*)\]")  # [1] or [1, 2]
 
 
@@ -40,26 +43,37 @@ class Section:
 
 
 def results_page(
-    sections: Sequence[Section], *, title: str = "Results", max_bytes: int = MAX_BYTES, folder: Path | str | None = None
+    sections: Sequence[Section],
+    *,
+    title: str = "Results",
+    max_bytes: int = MAX_BYTES,
+    folder: Path | str | None = None,
+    interactive: bool = True,
+    framed: bool = False,
 ) -> str:
-    """Make an HTML page of results, with everything in it: no scripts, no other files, nothing fetched.
+    """Make an HTML page of results, with everything in it: no other files, nothing fetched.
 
-    Pictures are scaled to 640 pixels, sound is the very span that was found, meshes are six views. A file that is missing
-    or broken is named on its card. All text is escaped, and a Content-Security-Policy forbids whatever is not in the page.
+    Pictures are scaled to 640 pixels, sound is the very span that was found, meshes can be turned and zoomed; where scripts
+    are off they are six views. A file that is missing or broken is named on its card. All text is escaped, and a
+    Content-Security-Policy forbids whatever is not in the page, and every script but the one that turns meshes, known by its
+    digest. A page that shows no mesh has no script at all.
 
     Args:
         sections: one for each query.
         title: of the page.
         max_bytes: bound on the embedded media together, as base64; cards past it link to their file.
         folder: where the page will lie; links to files under it are relative then, others are ``file:`` URIs.
+        interactive: let meshes be turned; False gives a page without scripts.
+        framed: the page is for the ``srcdoc`` of an ``iframe``.
     """
-    desk = Desk(max_bytes, None if folder is None else Path(folder))
+    desk = Desk(max_bytes, None if folder is None else Path(folder), interactive=interactive)
     made = [_section(section, f"s{at}", desk) for at, section in enumerate(sections, 1)]
     contents = [element("li", element("a", section.title, href=f"#s{at}")) for at, section in enumerate(sections, 1)]
     head = element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", http_equiv="Content-Security-Policy", content=_policy(desk.turned, framed)),
+        element("base", href=_FRAME) if framed else None,
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="referrer", content="no-referrer"),
@@ -70,9 +84,12 @@ def results_page(
         "header",
         element("h1", title),
         element("nav", element("ol", *contents), aria_label="Queries") if len(contents) > 1 else None,
+        class_="unseen" if [section.title for section in sections] == [title] else None,  # it stands over the section
     )
     main = element("main", *(made or [element("p", "There are no results.", class_="note")]))
-    return f"<!DOCTYPE html>\n{element('html', head, element('body', page, main), lang='en')}\n"
+    script = element("script", Markup(SCRIPT)) if desk.turned else None
+    body = element("body", page, main, script, class_="framed" if framed else None)
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
 def write_page(path: Path | str, sections: Sequence[Section], **options: Any) -> Path:
@@ -88,6 +105,11 @@ def write_page(path: Path | str, sections: Sequence[Section], **options: Any) ->
     options.setdefault("folder", path.parent)
     path.write_bytes(results_page(sections, **options).encode("utf-8"))
     return path
+
+
+def _policy(script: bool, framed: bool) -> str:
+    base = f"{_POLICY}; base-uri {_FRAME_SCHEME if framed else _NOWHERE}"
+    return f"{base}; script-src {SCRIPT_SOURCE}" if script else base
 
 
 def _section(section: Section, anchor: str, desk: Desk) -> Markup:

@@ -5,7 +5,7 @@ import re
 
 __all__ = ["Markup", "element", "escape", "join"]
 
-_VOID = frozenset({"img", "meta"})  # elements without content and end tag
+_VOID = frozenset({"base", "img", "meta"})  # elements without content and end tag
 # Characters that HTML has no place for. Tabs and line ends are fine.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 

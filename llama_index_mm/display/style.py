@@ -23,6 +23,7 @@ body {
   font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
   overflow-wrap: anywhere;
 }
+body.framed { padding: 1rem; }
 h1, h2, h3, p, figure, ol, blockquote { margin: 0; }
 h1 { font-size: 1.75rem; line-height: 1.2; letter-spacing: -0.01em; }
 h2 { font-size: 1.3rem; line-height: 1.3; }
@@ -31,6 +32,7 @@ a { color: var(--link); }
 a:focus-visible, summary:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 nav ol { padding: 0.5rem 0 0 1.4rem; color: var(--soft); }
 section { margin-top: 2.25rem; padding-top: 1.5rem; border-top: 1px solid var(--line); }
+header.unseen + main > section:first-child { margin-top: 0; padding-top: 0; border-top: 0; }
 section > header { display: flex; flex-wrap: wrap; gap: 1rem 1.25rem; align-items: center; margin-bottom: 1rem; }
 section > header > div { flex: 1 1 16rem; }
 .asked { flex: 0 1 auto; max-width: 20rem; }
@@ -65,6 +67,18 @@ section > header > div { flex: 1 1 16rem; }
 .card figure { display: flex; flex-direction: column; gap: 0.6rem; }
 .card img { display: block; width: 100%; height: 15rem; object-fit: contain; border-radius: 6px; background: var(--ground); }
 .card .sheet img { background: #fff; }
+.turn { position: relative; }
+.turn canvas { display: none; width: 100%; height: 15rem; border-radius: 6px; background: var(--ground); cursor: grab; }
+.turn canvas { touch-action: pan-y pinch-zoom; }
+.turn canvas:active { cursor: grabbing; }
+.turn canvas:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+.turn.live > * { display: none; }
+.turn.live > canvas { display: block; }
+.turn.live::after {
+  content: "Drag to turn"; position: absolute; right: 0.6rem; bottom: 0.4rem; color: var(--soft); font-size: 0.75rem;
+  pointer-events: none; transition: opacity 0.3s;
+}
+.turn.touched::after { opacity: 0; }
 audio { display: block; width: 100%; height: 2.75rem; }
 .words { font-size: 0.9375rem; }
 .words p { white-space: pre-line; }

@@ -44,7 +44,7 @@ class Preset:
         """Give a copy with one more space: where a new modality, or a second signal for an old one, is added.
 
         Example:
-            >>> preset = load_preset("offline").with_space(EmbeddingSpace("shape", {"mesh": my_mesh_encoder}), weight=0.3)
+            >>> preset = load_preset("offline").with_space(EmbeddingSpace("thermal", {"image": my_encoder}), weight=0.3)
         """
         name = f"{self.name}+{space.name}"
         return replace(self, name=name, spaces=(*self.spaces, space), weights={**self.weights, space.name: weight})

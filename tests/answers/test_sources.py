@@ -1,4 +1,5 @@
 import io
+import json
 import wave
 from pathlib import Path
 
@@ -7,9 +8,11 @@ from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock
 from llama_index.core.schema import Document, MediaResource, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 
 from llama_index_mm.answers import Citation, NumberSources, citations_of
+from llama_index_mm.errors import DecodeError
 from llama_index_mm.nodes import AudioMedia, ImageMedia, MeshMedia, node_from_json, node_to_json
 from llama_index_mm.retrieval import ChannelReason
 from llama_index_mm.retrieval.reasons import attach_reasons
+from llama_index_mm.transforms.pages import SplitPages
 
 DIGEST = "ab" * 32
 
@@ -86,7 +89,7 @@ def test_citations_say_everything(media):
     image, audio, mesh, text = citations_of(results)
     assert image == Citation(1, "image", media["image"].path, None, None, 0.9, "a door")
     assert audio == Citation(2, "audio", media["audio"].path, 0.5, 1.75, 0.775, "hello")
-    assert mesh == Citation(3, "mesh", media["mesh"].path, None, None, 0.65, "3D model")
+    assert mesh == Citation(3, "mesh", media["mesh"].path, None, None, 0.65, "3D model", views=str(media["mesh"].views))
     assert text == Citation(4, "text", Path("notes/tide.txt"), None, None, 0.525, "The tide comes in.")
 
 
@@ -225,3 +228,37 @@ def test_media_nodes_that_were_loaded_as_plain_nodes(media):
     assert citations_of([result])[0].label == "talk.wav, 0:00-0:02"
     other = Node(text_resource=MediaResource(text="words"), metadata={"file_path": "a.txt"})
     assert seen(number(other)[0]) == ["[1] a.txt: \nfile_path: a.txt", "words"]
+
+
+# -- what can't be read any more, and where sources are -------------------------------------------------------------------
+
+
+def test_a_file_that_breaks_on_the_way_becomes_text(make, caplog):
+    """It is there when sources are numbered, and can't be decoded when the blocks are made."""
+    broken = AudioMedia.create(make.bytes("talk.wav", b"RIFF no sound"), digest=DIGEST, text="hello", start=0.0, end=2.0)
+    with pytest.raises(DecodeError):
+        broken.get_content_blocks()
+    (result,) = number(broken, llm_media=("audio",))
+    assert seen(result) == ["[1] talk.wav, 0:00-0:02:", "hello"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "given to the LLM as text" in caplog.text
+
+
+def test_pages_of_a_document():
+    """By the label that the document gives them, and by their place in the file."""
+    whole = Document(
+        id_="d",
+        text="one\ftwo",
+        metadata={"file_path": "a/report.pdf", "mm_pages": 2, "mm_page_labels": json.dumps(["iv", "1"])},
+    )
+    cited = citations_of(number(*SplitPages()([whole])))
+    assert [one.label for one in cited] == ["report.pdf, p. iv", "report.pdf, p. 1"]
+    assert [(one.page, one.page_number, one.text) for one in cited] == [("iv", 1, "one"), ("1", 2, "two")]
+    unlabelled = words(file_path="b.pdf", mm_page=3)
+    assert citations_of(number(unlabelled))[0].label == "b.pdf, p. 3"
+
+
+def test_names_with_brackets_and_line_ends():
+    node = words(file_path="a/b[2]\nc.txt")
+    (citation,) = citations_of(number(node))
+    assert (citation.label, citation.file.name) == ("b(2) c.txt", "b[2]\nc.txt")

@@ -21,7 +21,7 @@ from llama_index_mm.retrieval.reasons import ChannelReason, attach_reasons
 
 DIGEST = "0" * 64
 HOSTILE = "</style></title><script>alert(1)</script>\"'><img src=x onerror=alert(2)>javascript:alert(3)&amp;\x00\ud800"
-VOID = {"img", "meta"}
+VOID = {"base", "br", "img", "meta"}
 
 
 class Page(HTMLParser):

@@ -1,0 +1,3 @@
+"""Servers over an index."""
+
+__all__: list[str] = []
