@@ -142,7 +142,7 @@ class Task:
             self.similar(self.fit(encoder, vectors, ~measured, unseen=unseen, **options).encode(list(vectors)), measured)
             for measured in folds
         ]
-        return out, self.geometry(), [score(made) for made in self.made]
+        return out, self.geometry(), [made.card.score for made in self.made if made.card is not None]
 
     def geometry(self) -> dict[str, float]:
         """Rank and uniformity of what the last fits held out."""
@@ -176,12 +176,6 @@ def distilled(
         Pair(item, other, key=str(at)) for at, (item, other) in enumerate(zip(vectors[chosen], wanted[chosen], strict=True))
     ]
     return Aligner(Stored(source), Stored(target)).fit(pairs, epochs=epochs)
-
-
-def score(made: AlignedEncoder) -> float:
-    """What a fit reached on the pairs that it held out."""
-    card = made.card
-    return 0.0 if card is None else float(np.mean([one[name].mean for one in card.after.values() for name in ("R@1", "MRR")]))
 
 
 def best_of(ways: Sequence[tuple[list[np.ndarray], Any, list[float]]]) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """Fitting a new modality to an embedding space that is there, without touching what lives in it."""
 
 from llama_index_mm.alignment.adapter import ADAPTERS, STARTS, Adapter, procrustes, ridge
-from llama_index_mm.alignment.aligner import Aligner
+from llama_index_mm.alignment.aligner import WAYS, Aligner
 from llama_index_mm.alignment.card import AlignmentCard
 from llama_index_mm.alignment.encoder import AlignedEncoder
 from llama_index_mm.alignment.gate import check_adapter, gate
@@ -22,6 +22,7 @@ __all__ = [
     "ADAPTERS",
     "LOSSES",
     "STARTS",
+    "WAYS",
     "Adapter",
     "AlignedEncoder",
     "Aligner",

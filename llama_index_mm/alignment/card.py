@@ -76,6 +76,11 @@ class AlignmentCard:
     best: int
     stopped: str
 
+    @property
+    def score(self) -> float:
+        """Mean of R@1 and MRR of the held-out pairs over both directions, 0 to 1."""
+        return sum(self.after[one][name].mean for one in DIRECTIONS for name in ("R@1", "MRR")) / (2 * len(DIRECTIONS))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data that JSON can hold."""
         return {"version": _VERSION, **asdict(self), "templates": list(self.templates)}

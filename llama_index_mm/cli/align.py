@@ -34,6 +34,9 @@ def align(
     start: Annotated[str, typer.Option("--start", help="ridge, procrustes, identity or random.")] = "ridge",
     rate: Annotated[float | None, typer.Option("--rate", min=0, help="Of learning; 0.001, by lora 0.0001.")] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share that is measured on.")] = 0.2,
+    best: Annotated[
+        bool, typer.Option("--best", help="Begin in several ways, and take what finds held-out pairs best.")
+    ] = False,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="At most so many passes; 0 for the closed form.")] = 200,
     patience: Annotated[int, typer.Option("--patience", min=1, help="Passes without gain after which it stops.")] = 20,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="At most so long.")] = None,
@@ -63,9 +66,8 @@ def align(
     else:
         given["adapter"] = adapter
         aligner = Aligner(encoder, space, **given)
-    fitted = aligner.fit(
-        pairs, folder=out, epochs=epochs, patience=patience, seconds=seconds, show_progress=sys.stderr.isatty()
-    )
+    fit = aligner.fit_best if best else aligner.fit
+    fitted = fit(pairs, folder=out, epochs=epochs, patience=patience, seconds=seconds, show_progress=sys.stderr.isatty())
     card, err = fitted.card, Console(stderr=True, highlight=False)
     if as_json:
         sys.stdout.write(json.dumps(card.to_dict(), ensure_ascii=False, indent=2) + "\n")

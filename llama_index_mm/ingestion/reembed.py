@@ -131,11 +131,12 @@ def _decoded(
 ) -> Iterator[tuple[list[BaseNode], _Decodings]]:
     """Nodes in batches, and their files on the way through the decoders, one batch ahead."""
     earlier: tuple[list[BaseNode], _Decodings] | None = None
+    drawn = space.encoders[modality].payload == "views"  # of those that are kept, none is decoded again
     for at in range(0, len(seqs), _BATCH):
         nodes = [node for node in store.nodes(seqs[at : at + _BATCH]).values() if lives_in(node, space)]
         decodings: _Decodings = {}
         for node in nodes if pool is not None else ():
-            if isinstance(node, MediaNode) and node.digest not in decodings and not _has_views(node):
+            if isinstance(node, MediaNode) and node.digest not in decodings and not (drawn and _has_views(node)):
                 shared = earlier[1].get(node.digest) if earlier else None  # a recording with many spans
                 decodings[node.digest] = shared or pool.submit(node.path, modality)  # type: ignore[union-attr]
         if earlier is not None:

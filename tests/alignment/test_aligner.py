@@ -17,7 +17,7 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("safete
 
 from planted import Given, cloud, kinked, rotated
 
-from llama_index_mm.alignment import AlignedEncoder, Aligner, AlignmentCard, Pair, labelled, paired
+from llama_index_mm.alignment import WAYS, AlignedEncoder, Aligner, AlignmentCard, Pair, labelled, paired
 from llama_index_mm.alignment import training as training_module
 from llama_index_mm.alignment.pairs import split_groups
 from llama_index_mm.alignment.scoring import ranks_of
@@ -328,3 +328,26 @@ def test_the_card_is_told_and_drawn(tmp_path):
     assert "held-out pairs, in %" in (tmp_path / "fit.svg").read_text(encoding="utf-8")
     with pytest.raises(AlignmentError, match="must end in one of"):
         card.plot(tmp_path / "fit.doc")
+
+
+def test_the_best_of_several_ways_is_what_finds_held_out_pairs_best(tmp_path):
+    source, target = rotated()
+    turned = aligner().fit_best(pairs_of(source, target), folder=tmp_path / "turned", epochs=5)
+    assert turned.card.options.start == "ridge"  # identity can't turn back in so few passes
+    assert same(turned, aligner().fit(pairs_of(source, target), epochs=5))
+    assert same(turned, AlignedEncoder.load(tmp_path / "turned", Given(16, "new")))
+    rng = np.random.default_rng(0)
+    near = unit(target + 0.02 * rng.normal(size=target.shape))  # is in the space, and 12 pairs are too few to learn that
+    kept = aligner(held_out=0.5).fit_best(pairs_of(near[:12], target[:12]), epochs=3)
+    assert kept.card.options.start == "identity"
+    assert kept.card.score == 1.0
+    ways = [aligner(held_out=0.5, **way).fit(pairs_of(near[:12], target[:12]), epochs=3) for way in WAYS]
+    assert kept.card.score == max(one.card.score for one in ways) > ways[0].card.score
+
+
+def test_identity_is_left_out_where_lengths_differ():
+    source, target = rotated()
+    made = Aligner(Given(16, "new"), Given(8, "space")).fit_best(pairs_of(source, unit(target[:, :8])), epochs=1)
+    assert made.card.options.start == "ridge"
+    with pytest.raises(AlignmentError, match="different lengths"):
+        Aligner(Given(16, "new"), Given(8, "space")).fit_best(pairs_of(source, target[:, :8]), [{"start": "identity"}])

@@ -14,7 +14,7 @@ from llama_index_mm.alignment import AlignedEncoder
 from llama_index_mm.testing import tiny_preset
 
 DOCS = Path(__file__).parents[2] / "docs" / "alignment.md"
-EXAMPLE = re.search(r"<!-- example: sounds -->\n```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)[1]
+EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S))
 PITCHES = {"bell": 3000.0, "engine": 90.0, "whistle": 900.0}
 
 
@@ -31,12 +31,25 @@ def test_words_find_the_sounds(make, monkeypatch, capsys, base):
             rows.append(f"{at}-{name[0]}.wav,{name}")
     make.text("labels.csv", "\n".join([*rows, ""]))
     names = {}
-    exec(EXAMPLE, names)
+    exec(EXAMPLES["sounds"], names)
     try:
         assert [hit.node.path.name[1:] for hit in names["hits"]] == ["-b.wav"] * 3
         assert "asked from the space, after" in capsys.readouterr().out
         read = AlignedEncoder.load("sound-to-words", names["encoder"].source)
         assert read.fingerprint == names["encoder"].fingerprint
+    finally:
+        names["index"].close()
+
+
+@pytest.mark.weights
+def test_thermal_pictures_find_the_photos(tmp_path, monkeypatch):
+    pytest.importorskip("skimage", reason="the pictures of the demo come with scikit-image")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(EXAMPLES["thermal"], names)
+    try:
+        assert names["hits"][0].node.path.name == "cat.png"
+        assert names["encoder"].card.pairs == 64
     finally:
         names["index"].close()
 

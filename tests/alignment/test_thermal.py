@@ -234,7 +234,7 @@ def test_old_vectors_stay_to_the_byte(tiles, joined):
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"thermal/image"}
     assert report.encoded == {"thermal": 48}
-    assert sorted(report.kept) == ["picture", "sound", "speaker", "text"]
+    assert sorted(report.kept) == ["picture", "shape", "sound", "speaker", "text"]
 
 
 @pytest.mark.weights
