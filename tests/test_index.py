@@ -416,7 +416,7 @@ class TestAnswers:
         assert llm.blocks(AudioBlock) == []
         for number in (1, 2, 3):
             assert f"[{number}] " in llm.text()
-        assert "3D model, 8 vertices" in llm.text()
+        assert "3D model, vertices: 8" in llm.text()
 
     def test_nothing_internal_is_told(self, index):
         for media in ((), ("image", "audio")):

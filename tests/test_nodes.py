@@ -310,7 +310,7 @@ class TestBlocks:
 
     def test_facts_of_a_mesh_beside_a_text_of_the_users(self, make):
         facts = {"vertices": 8, "faces": 1200, "closed": False, "size_x": 0.5, "size_y": 1.0, "size_z": 2.25}
-        line = "3D model, 8 vertices, 1,200 faces, size 0.5 x 1 x 2.25 (file units), open surface"
+        line = "3D model, vertices: 8, faces: 1200, size: 0.5 x 1 x 2.25 (file units), surface: open"
         node = mesh(make.picture("chair-views.png").parent).with_facts(text="grandmother's chair", **facts)
         assert str(node.facts) == line
         sheet = ImageBlock(path=node.views, image_mimetype="image/png")

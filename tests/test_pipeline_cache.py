@@ -229,7 +229,7 @@ async def test_media_out_of_the_cache_is_worked_on(make, how, tmp_path):
             assert [type(node) for node in (picture, sound, mesh)] == [ImageMedia, AudioMedia, MeshMedia]
             assert picture.text == "Picture 'a'. It may show: cat 100%."
             assert (sound.text, sound.start, sound.end, sound.language) == (words, 0.0, 1.0, "en")
-            assert mesh.text.startswith("c. 3D model, 8 vertices")
+            assert mesh.text.startswith("c. 3D model, vertices: 8")
             assert load_image(mesh.views).size == (672, 448)
             assert text.get_content() == "words"
             assert [node.ref_doc_id for node in (picture, sound, mesh)] == [document.node_id for document in documents[:3]]

@@ -37,7 +37,8 @@ class MeshFacts:
     def __str__(self) -> str:
         extent = " x ".join(f"{side:.3g}" for side in self.size)
         kind = "closed" if self.closed else "open"
-        return f"3D model, {self.vertices:,} vertices, {self.faces:,} faces, size {extent} (file units), {kind} surface"
+        # Plain digits, each after what it counts: small language models misread 5,162 and take one number for the other.
+        return f"3D model, vertices: {self.vertices}, faces: {self.faces}, size: {extent} (file units), surface: {kind}"
 
 
 @dataclass(frozen=True)

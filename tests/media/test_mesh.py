@@ -21,13 +21,13 @@ def test_unit_cube_of_every_format(make, name):
 
 def test_facts_read_as_one_line(make):
     mesh = load_mesh(make.obj("box.obj", np.multiply(CORNERS, (2, 0.5, 1234.5))))
-    assert str(mesh.facts()) == "3D model, 8 vertices, 12 faces, size 2 x 0.5 x 1.23e+03 (file units), closed surface"
+    assert str(mesh.facts()) == "3D model, vertices: 8, faces: 12, size: 2 x 0.5 x 1.23e+03 (file units), surface: closed"
 
 
 def test_one_side_missing_is_open(make):
     facts = load_mesh(make.obj("open.obj", faces=SIDES[:-1])).facts()
     assert facts == MeshFacts(8, 10, (1.0, 1.0, 1.0), closed=False)
-    assert str(facts).endswith("open surface")
+    assert str(facts).endswith("surface: open")
 
 
 def test_edge_of_three_faces_is_not_closed():

@@ -125,7 +125,7 @@ class TestDescribeMeshes:
         before = copy.deepcopy(document)
         (node,) = DescribeMeshes(keep)([document])
         assert isinstance(node, MeshMedia)
-        assert node.text == "my cube. 3D model, 8 vertices, 12 faces, size 1 x 1 x 1 (file units), closed surface."
+        assert node.text == "my cube. 3D model, vertices: 8, faces: 12, size: 1 x 1 x 1 (file units), surface: closed."
         facts = {key: node.metadata[f"mm_{key}"] for key in ("vertices", "faces", "closed", "size_x", "size_y", "size_z")}
         assert facts == {"vertices": 8, "faces": 12, "closed": True, "size_x": 1.0, "size_y": 1.0, "size_z": 1.0}
         sheet = contact_sheet(render_views(load_mesh(document.path)))
