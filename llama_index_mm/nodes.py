@@ -320,8 +320,8 @@ def modality_of_node(node: BaseNode) -> Modality:
 
 def retype(node: BaseNode) -> BaseNode:
     """Give a node its media class back if a store loaded it as a plain `Node`; other nodes are returned as they are."""
-    cls = _MEDIA.get(node.metadata.get(PREFIX + "modality", ""))
-    if cls is None or isinstance(node, cls):
+    cls = _MEDIA.get(str(node.metadata.get(PREFIX + "modality", "")))
+    if cls is None or isinstance(node, cls) or not isinstance(node.metadata.get(PREFIX + "path"), str):
         return node
     kept = {name: getattr(node, name) for name in type(node).model_fields if name in cls.model_fields}
     if isinstance(node, TextNode):  # a store that knows TextNode only: the text field becomes the text resource

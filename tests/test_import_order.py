@@ -59,7 +59,7 @@ def dotted(path: Path) -> str:
 def part_of(path: Path) -> str:
     """The package or module right below the root; empty for the root itself."""
     first = path.relative_to(ROOT).parts[0]
-    return first.removesuffix(".py").replace("__init__", "")
+    return first.removesuffix(".py").replace("__init__", "").replace("__main__", "cli")
 
 
 def is_type_checking(node: ast.AST) -> bool:

@@ -153,6 +153,13 @@ def test_retype_gives_media_and_strangers_as_they_are(node):
         assert retype(stranger) is stranger
 
 
+def test_a_node_that_calls_itself_a_medium_and_has_no_file_stays_as_it_is():
+    node = TextNode(text="x", metadata={"mm_modality": "image"})
+    assert retype(node) is node
+    odd = TextNode(text="x", metadata={"mm_modality": ["image"], "mm_path": 3})
+    assert retype(odd) is odd
+
+
 @pytest.mark.parametrize("make_node", [image, audio, bare])
 def test_retype_after_a_store_that_knows_text_nodes_only(make_node):
     node = make_node()

@@ -12,6 +12,7 @@ from llama_index_mm.media import Modality
 __all__ = ["MOST_RESULTS", "SearchArguments", "SearchFilter", "told"]
 
 MOST_RESULTS = 20
+_LONGEST = 4_000  # characters of words; encoders read all of them, at some milliseconds each
 
 _EXAMPLE = "the id of a result, the name of a file of the collection, or a path that is allowed"
 
@@ -33,7 +34,7 @@ def _number(given: Any) -> Any:
     return 0 if given is None else given
 
 
-Text = Annotated[str, BeforeValidator(_words), Field(description="What to look for, in words.")]
+Text = Annotated[str, Field(max_length=_LONGEST, description="What to look for, in words."), BeforeValidator(_words)]
 Image = Annotated[str, BeforeValidator(_words), Field(description=f"Find what looks like this picture: {_EXAMPLE}.")]
 Audio = Annotated[str, BeforeValidator(_words), Field(description=f"Find what sounds like this recording: {_EXAMPLE}.")]
 Mesh = Annotated[str, BeforeValidator(_words), Field(description=f"Find what is shaped like this 3D model: {_EXAMPLE}.")]

@@ -1,14 +1,22 @@
 """Whether what an answer cites is there."""
 
 import re
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
-from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    PydanticResponse,
+    Response,
+    StreamingResponse,
+)
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
+from llama_index_mm.answers.cited import CLOSED, LONGEST, OPENED, numbers_of
 from llama_index_mm.answers.sources import citations_of
 from llama_index_mm.errors import QueryError
 
@@ -17,11 +25,12 @@ __all__ = ["CheckedQueryEngine", "CitationCheck", "Invented", "check_citations",
 Invented: TypeAlias = Literal["keep", "flag", "strip"]
 """What becomes of citations that don't exist: left, marked as ``[7: no such source]``, or taken out."""
 
-_ONE = r"(?:sources?\s+|no\.\s*)?\d{1,4}(?:†[^\[\]【】]{0,24})?"
-_CITED = re.compile(rf"[\[【]\s*{_ONE}(?:\s*(?:[,;&–-]|and)\s*{_ONE})*\s*[\]】](?!\()", re.IGNORECASE)
-_RANGE = re.compile(r"(\d+)(?:†[^,;]*?)?(?:\s*[–-]\s*(?:sources?\s+)?(\d+))?(?:†[^,;]*)?", re.IGNORECASE)
-_LONGEST = 80  # characters of one citation
-_WIDEST = 100  # numbers in one range
+_CODE = r"```.*?(?:```|\Z)|`[^`\n]{1,78}`"
+_BRACKETS = rf"((?<![^\S\n])[^\S\n]+|)[{OPENED}]([^{OPENED}{CLOSED}]{{1,{LONGEST}}})[{CLOSED}](?!\()"
+_PIECE = re.compile(f"{_CODE}|{_BRACKETS}", re.DOTALL)  # code, or the space before brackets and what is in them
+_BEGIN = re.compile(f"[`{OPENED}]")
+# What a later piece may make one of these.
+_OPEN = re.compile(rf"``?|```(?:(?!```).)*|`[^`\n]{{1,78}}|[{OPENED}][^{OPENED}{CLOSED}]{{0,{LONGEST}}}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,31 +56,27 @@ class CitationCheck:
 
     def mended(self, invented: Invented) -> str:
         """The answer with its invented citations flagged or taken out."""
-        return _mended(self.text, set(self.cited), invented)
+        return _mended(self.text, self.invented.__contains__, invented)
 
 
-def _numbers(citation: str) -> list[int]:
-    """Numbers of one citation: ``[1, 3-5]`` gives 1, 3, 4, 5."""
-    found: list[int] = []
-    for first, last in _RANGE.findall(citation):
-        low, high = int(first), int(last or first)
-        found += range(low, high + 1) if low <= high < low + _WIDEST else [low, high]
-    return found
+def _cited(text: str) -> Iterator[int]:
+    for found in _PIECE.finditer(text):
+        yield from numbers_of(found[2] or "")
 
 
-def _mended(text: str, known: Collection[int], invented: Invented) -> str:
+def _mended(text: str, is_wrong: Callable[[int], bool], invented: Invented) -> str:
     def mend(found: re.Match[str]) -> str:
-        numbers = _numbers(found[2])
-        wrong = [number for number in numbers if number not in known]
+        numbers = numbers_of(found[2] or "")
+        wrong = [number for number in numbers if is_wrong(number)]
         if invented == "keep" or not wrong:
             return found[0]
-        right = f"[{', '.join(str(number) for number in numbers if number in known)}]"
+        right = f"[{', '.join(str(number) for number in numbers if number not in wrong)}]"
         kept = "" if right == "[]" else found[1] + right
         if invented == "strip":
             return kept
         return f"{kept or found[1]}{' ' if kept else ''}[{', '.join(map(str, wrong))}: no such source]"
 
-    return re.sub(rf"([^\S\n]*)({_CITED.pattern})", mend, text, flags=re.IGNORECASE)
+    return _PIECE.sub(mend, text)
 
 
 def _known(nodes: Sequence[NodeWithScore]) -> list[int]:
@@ -82,7 +87,8 @@ def check_citations(response: Any) -> CitationCheck:
     """Compare the numbers in an answer with its sources.
 
     Sources count by the number that `NumberSources` gave them, or, as in LlamaIndex's `CitationQueryEngine`, by their place.
-    ``[1]``, ``[1, 3]``, ``[2-4]``, ``[Source 2]`` and ``【2】`` are citations; ``[1](address)`` is a link.
+    ``[1]``, ``[1, 3]``, ``[1, 2, and 4]``, ``[2-4]``, ``[Source 2]`` and ``【2】`` are citations; ``[1](address)`` is a link,
+    and what stands between backticks is code. Of a structured answer its texts count, not its lists of numbers.
 
     Args:
         response: of a query or chat engine, as a whole; one that is still streaming is read to its end.
@@ -96,13 +102,25 @@ def check_citations(response: Any) -> CitationCheck:
         )
     text = response.response or "" if isinstance(response, Response) else str(response)
     known = _known(response.source_nodes)
-    said = dict.fromkeys(number for found in _CITED.finditer(text) for number in _numbers(found[0]))
+    structured = response.response if isinstance(response, PydanticResponse) else None
+    texts = [text] if structured is None else _texts(structured.model_dump())
+    said = dict.fromkeys(number for one in texts for number in _cited(one))
     return CitationCheck(
         text=text,
         cited=tuple(number for number in said if number in known),
         invented=tuple(number for number in said if number not in known),
         uncited=tuple(number for number in known if number not in said),
     )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in an object."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_texts, value.values()))
+    elif isinstance(value, Iterable) and not isinstance(value, bytes):
+        yield from chain.from_iterable(map(_texts, value))
 
 
 def with_checked_citations(response: RESPONSE_TYPE, invented: Invented) -> RESPONSE_TYPE:
@@ -116,15 +134,19 @@ def with_checked_citations(response: RESPONSE_TYPE, invented: Invented) -> RESPO
         return response
     known = _known(response.source_nodes)
     if isinstance(response, StreamingResponse):
-        return replace(response, response_gen=_flow(response.response_gen, known, invented))
+        return replace(response, response_gen=_flow(response.response_gen, _unless(known), invented))
     if isinstance(response, AsyncStreamingResponse):
-        return replace(response, response_gen=_aflow(response.response_gen, known, invented))
+        return replace(response, response_gen=_aflow(response.response_gen, _unless(known), invented))
     if isinstance(response, Response) and response.response is not None:
-        return replace(response, response=_mended(response.response, known, invented))
+        return replace(response, response=_mended(response.response, _unless(known), invented))
     return response
 
 
-def _mender(known: Collection[int], invented: Invented) -> Callable[[str], str]:
+def _unless(known: Collection[int]) -> Callable[[int], bool]:
+    return lambda number: number not in known
+
+
+def _mender(is_wrong: Callable[[int], bool], invented: Invented) -> Callable[[str], str]:
     """Takes pieces of a text and gives mended ones; an empty piece is the end. What may be a citation waits for the rest."""
     held = ""
 
@@ -133,22 +155,26 @@ def _mender(known: Collection[int], invented: Invented) -> Callable[[str], str]:
         held += piece
         cut = len(held) if not piece else _safe(held)
         ready, held = held[:cut], held[cut:]
-        return _mended(ready, known, invented)
+        return _mended(ready, is_wrong, invented)
 
     return take
 
 
 def _safe(text: str) -> int:
     """Where the part ends that no later piece can change."""
-    opened = max(text.rfind("["), text.rfind("【"))
-    closed = max(text.rfind("]"), text.rfind("】"))
-    open_still = opened > closed or (opened >= 0 and closed == len(text) - 1)  # "(" may follow, which makes it a link
-    cut = opened if open_still and len(text) - opened <= _LONGEST else len(text)
-    return len(text[:cut].rstrip())
+    at, end = 0, len(text)
+    while begun := _BEGIN.search(text, at):
+        at = begun.start()
+        if _OPEN.fullmatch(text, at) or (text[-1] in "]］】" and _PIECE.fullmatch(text, at)):  # "(" may follow: a link
+            end = at
+            break
+        whole = _PIECE.match(text, at)
+        at = whole.end() if whole else at + 1
+    return len(text[:end].rstrip())
 
 
-def _flow(pieces: Any, known: Collection[int], invented: Invented) -> Generator[str, None, None]:
-    take = _mender(known, invented)
+def _flow(pieces: Any, is_wrong: Callable[[int], bool], invented: Invented) -> Generator[str, None, None]:
+    take = _mender(is_wrong, invented)
     for piece in pieces:
         if piece and (ready := take(piece)):
             yield ready
@@ -156,8 +182,8 @@ def _flow(pieces: Any, known: Collection[int], invented: Invented) -> Generator[
         yield ready
 
 
-async def _aflow(pieces: Any, known: Collection[int], invented: Invented) -> AsyncGenerator[str, None]:
-    take = _mender(known, invented)
+async def _aflow(pieces: Any, is_wrong: Callable[[int], bool], invented: Invented) -> AsyncGenerator[str, None]:
+    take = _mender(is_wrong, invented)
     async for piece in pieces:
         if piece and (ready := take(piece)):
             yield ready

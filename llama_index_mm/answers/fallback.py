@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from json import JSONDecodeError
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
@@ -19,7 +20,7 @@ from llama_index.core.base.llms.types import (
     TextBlock,
     VideoBlock,
 )
-from llama_index.core.bridge.pydantic import Field, SerializeAsAny
+from llama_index.core.bridge.pydantic import Field, SerializeAsAny, ValidationError
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import LLM, ToolSelection
 from llama_index.core.llms.structured_llm import StructuredLLM
@@ -30,6 +31,7 @@ __all__ = ["MediaFallbackLLM", "refuses_media", "with_media_fallback", "without_
 _REFUSED = (400, 413, 415, 422)  # what services answer to a request that they can't take
 _OTHERWISE = (401, 402, 403, 407, 408, 409, 429)  # of the account, the rate or the time
 _ABOUT_MEDIA = re.compile(r"image|audio|picture|vision|multi-?modal|modalit|content.?(block|part|type)", re.IGNORECASE)
+_UNREAD = re.compile(r"json|could not be parsed|validation error", re.IGNORECASE)  # how LlamaIndex tells it
 _MEDIA = (ImageBlock, AudioBlock, VideoBlock)
 _logger = logging.getLogger(__name__)
 
@@ -58,12 +60,20 @@ def _status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     for holder in (error, response):
         for name in ("status_code", "status", "code"):
-            if type(value := getattr(holder, name, None)) is int:
-                return value
+            if isinstance(value := getattr(holder, name, None), int) and not isinstance(value, bool):
+                return int(value)  # http.HTTPStatus, too
     if isinstance(response, dict):  # of botocore
         value = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return value if type(value) is int else None
     return None
+
+
+def _is_of_answer(error: Exception) -> bool:
+    """Whether it may be that an answer is not the object that was asked for; a second try would hide that."""
+    if not isinstance(error, ValueError) or _status(error) is not None:
+        return False
+    unread = isinstance(error, ValidationError | JSONDecodeError) or _UNREAD.search(str(error)) is not None
+    return unread or _ABOUT_MEDIA.search(str(error)) is None
 
 
 def without_media(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
@@ -111,15 +121,21 @@ def _around(prompt: BasePromptTemplate) -> _WithoutMedia:
 class _Request:
     """What an LLM is asked, and the same without media."""
 
-    def __init__(self, full: Any, messages: Callable[[], Sequence[ChatMessage]], plain: Callable[[], Any]) -> None:
+    def __init__(
+        self, full: Any, messages: Callable[[], Sequence[ChatMessage]], plain: Callable[[], Any], *, structured: bool = False
+    ) -> None:
         self.full = full
         self._messages = messages
         self._plain = plain
+        self._structured = structured
+        self._again = False
 
     def instead(self, error: Exception) -> Any:
         """What to ask after an error; raises the error where asking without media would not help."""
-        if not refuses_media(error) or not _has_media(self._messages()):
+        of_answer = self._structured and _is_of_answer(error)
+        if self._again or of_answer or not refuses_media(error) or not _has_media(self._messages()):
             raise error
+        self._again = True
         _logger.warning("The LLM refuses pictures or sounds and is asked again with their text: %s", error)
         return self._plain()
 
@@ -129,7 +145,7 @@ def _chat(messages: Sequence[ChatMessage]) -> _Request:
 
 
 def _template(prompt: BasePromptTemplate, given: dict[str, Any]) -> _Request:
-    return _Request(prompt, lambda: prompt.format_messages(**given), lambda: _around(prompt))
+    return _Request(prompt, lambda: prompt.format_messages(**given), lambda: _around(prompt), structured=True)
 
 
 def _whole(request: _Request, call: Callable[[Any], _R]) -> _R:
@@ -150,7 +166,7 @@ async def _awhole(request: _Request, call: Callable[[Any], Awaitable[_R]]) -> _R
 
 def _stream(request: _Request, call: Callable[[Any], Generator[_T, None, None]]) -> Generator[_T, None, None]:
     """Pieces of an answer; what went out can't be taken back, so an error after the first piece stands."""
-    given = call(request.full)
+    given = _whole(request, call)  # some integrations look at the messages at once
 
     def pieces() -> Generator[_T, None, None]:
         begun = False
@@ -169,7 +185,7 @@ def _stream(request: _Request, call: Callable[[Any], Generator[_T, None, None]])
 
 
 async def _astream(request: _Request, call: Callable[[Any], Awaitable[AsyncGenerator[_T, None]]]) -> AsyncGenerator[_T, None]:
-    given = await call(request.full)
+    given = await _awhole(request, call)
 
     async def pieces() -> AsyncGenerator[_T, None]:
         begun = False

@@ -1,5 +1,6 @@
 """What of a node an LLM is given besides its text."""
 
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from llama_index.core.schema import BaseNode, ImageNode, Node, TextNode
@@ -26,7 +27,13 @@ def is_gone(node: BaseNode) -> bool:
     """Whether the file that an LLM would be shown is no longer there; the text has to do then."""
     if isinstance(node, MeshMedia):
         return node.views is None or not (node.views.is_file() or node.path.is_file())  # views can be rendered anew
-    return isinstance(node, MediaNode) and not node.path.is_file()
+    if isinstance(node, MediaNode):
+        return not node.path.is_file()
+    held = (node.image_resource, node.audio_resource, node.video_resource) if isinstance(node, Node) else ()
+    paths = [one.path for one in held if one is not None and one.path is not None]
+    if isinstance(node, ImageNode) and node.image_path:
+        paths.append(Path(node.image_path))
+    return not all(path.is_file() for path in paths)
 
 
 def as_text(node: BaseNode) -> BaseNode:

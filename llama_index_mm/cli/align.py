@@ -1,13 +1,12 @@
 """``llama-index-mm align``: fit a modality to a space that is there."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+
+from llama_index_mm.cli import output
+from llama_index_mm.cli.options import PRESET_NAMES, AsJson, Quiet, among
 
 if TYPE_CHECKING:
     from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder
@@ -24,7 +23,9 @@ def align(
         str, typer.Option("--source", help="Encoder of the items: SPACE:MODALITY of the preset, or gcn:FOLDER.")
     ] = "sound:audio",
     target: Annotated[str, typer.Option("--target", help="Space of the preset to fit to.")] = "text",
-    preset: Annotated[str, typer.Option("--preset", help="Where the encoders come from.")] = "offline",
+    preset: Annotated[
+        str, typer.Option("--preset", help="Where the encoders come from.", autocompletion=among(*PRESET_NAMES))
+    ] = "offline",
     by: Annotated[str | None, typer.Option("--by", help="Column: label, caption, pair, or file for the file itself.")] = None,
     template: Annotated[list[str] | None, typer.Option("--template", help="Text with {} for the label. Repeatable.")] = None,
     unseen: Annotated[bool, typer.Option("--unseen", help="Hold out whole labels.")] = False,
@@ -42,7 +43,8 @@ def align(
     seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="At most so long.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split and of all that is drawn.")] = 0,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw loss and recall (.png, .svg, .pdf).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON instead of a table.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit a small adapter, so that items of a new modality are found in a space that is there; nothing else changes.
 
@@ -67,21 +69,21 @@ def align(
         given["adapter"] = adapter
         aligner = Aligner(encoder, space, **given)
     fit = aligner.fit_best if best else aligner.fit
-    fitted = fit(pairs, folder=out, epochs=epochs, patience=patience, seconds=seconds, show_progress=sys.stderr.isatty())
-    card, err = fitted.card, Console(stderr=True, highlight=False)
+    fitted = fit(pairs, folder=out, epochs=epochs, patience=patience, seconds=seconds, show_progress=output.progress())
+    card = fitted.card
     if as_json:
-        sys.stdout.write(json.dumps(card.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        output.print_json(card.to_dict())
     else:
-        Console(highlight=False).print(card.table())
+        output.results().print(card.table())
         for note in card.notes:
-            err.print(f"[dim]{escape(note)}[/dim]")
+            output.note(note)
     if plot is not None:
         card.plot(plot)
-        err.print(f"[dim]Wrote {escape(str(plot))}[/dim]")
+        output.note(f"Wrote {plot}")
     try:
         check_adapter(card)
     except AlignmentError as error:
-        err.print(f"[red]bad adapter[/red] {escape(str(error))}")
+        output.error(str(error), "bad adapter")
         raise typer.Exit(1) from error
 
 

@@ -1,15 +1,14 @@
 """``llama-index-mm evaluate``: how well queries with known answers find them."""
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+
+from llama_index_mm.cli import output
+from llama_index_mm.cli.options import DEFAULT_STORE, AsJson, FusionName, Quiet, Store, among, store_of
 
 if TYPE_CHECKING:
     from llama_index_mm.evaluation import EvaluationReport, ItemCheck, Judgments, WeightFit
@@ -22,21 +21,33 @@ _WIDE = 110  # characters from which intervals stand beside their means
 
 
 def evaluate(
-    store: Annotated[Path, typer.Argument(help="Folder of the index.")],
-    judgments: Annotated[Path, typer.Argument(help="CSV or JSON Lines of queries and what they should find.")],
+    ctx: typer.Context,
+    judgments: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[STORE] JUDGMENTS", help="CSV or JSON Lines of queries and what they should find; the index before it."
+        ),
+    ],
+    store: Store = DEFAULT_STORE,
     places: Annotated[str, typer.Option("--k", help="Places at which to score, with commas between.")] = "1,5,10",
     everywhere: Annotated[
         bool, typer.Option("--mixed/--targeted", help="Search everything, or only the modalities that each query names.")
     ] = False,
     by: Annotated[
-        str, typer.Option("--by", help="What the judgments call items by: file_name, file_path, ref_doc_id or node_id.")
+        str,
+        typer.Option(
+            "--by",
+            help="What the judgments call items by: file_name, file_path, ref_doc_id or node_id.",
+            autocompletion=among("file_name", "file_path", "ref_doc_id", "node_id"),
+        ),
     ] = "file_name",
-    fusion: Annotated[str, typer.Option("--fusion", help="convex, reciprocal_rank, distribution_based or maximum.")] = "convex",
+    fusion: Annotated[FusionName, typer.Option("--fusion", help="How spaces are made one ranking.")] = "convex",
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw R@k; the name ends in .png, .svg or .pdf.")] = None,
     fit: Annotated[
         bool, typer.Option("--fit-weights", help="Also find the weights of channels that rank these queries best.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Tell how well queries find what they should, by kind of query, with 95 % intervals.
 
@@ -50,22 +61,25 @@ def evaluate(
     from llama_index_mm.index import MultiModalIndex
 
     k = _places(places)
+    *folders, file = judgments
+    if len(folders) > 1:
+        raise typer.BadParameter(f"Expected at most an index, and one file of judgments, got {len(judgments)} paths.")
+    store = store_of(ctx, folders[0] if folders else None, store)
     if plot is not None:
         check_plot(plot)  # not after all has been asked
-    judged = load_judgments(judgments, by=by)  # type: ignore[arg-type]
-    err = Console(stderr=True, highlight=False)
-    _tell_problems(judged, err)
+    judged = load_judgments(file, by=by)  # type: ignore[arg-type]
+    _tell_problems(judged)
     fitted: WeightFit | str | None = None
     with MultiModalIndex.open(store) as index:
         checked = check_items(index.store, judged)
         for note in checked.notes:
-            err.print(f"[yellow]{escape(note)}[/yellow]")
-        retriever = index.as_retriever(similarity_top_k=_DEPTH * max(k), fusion=fusion)  # type: ignore[arg-type]
+            output.error(note, "note:", "yellow")
+        retriever = index.as_retriever(similarity_top_k=_DEPTH * max(k), fusion=fusion)
         queries = mixed(judged.queries) if everywhere else judged.queries
-        report = ask_all(retriever, queries, k=k, by=judged.by, show_progress=sys.stderr.isatty())
+        report = ask_all(retriever, queries, k=k, by=judged.by, show_progress=output.progress())
         if fit:
             try:
-                options = {"metric": f"nDCG@{max(k)}", "by": judged.by, "show_progress": sys.stderr.isatty()}
+                options = {"metric": f"nDCG@{max(k)}", "by": judged.by, "show_progress": output.progress()}
                 fitted = fit_weights(retriever, queries, **options)  # type: ignore[arg-type]
             except QueryError as error:  # the report is worth having
                 fitted = str(error)
@@ -73,33 +87,33 @@ def evaluate(
         told = {**report.to_dict(), **_as_dict(judged, checked)}
         if fitted is not None:
             told["weights"] = {"error": fitted} if isinstance(fitted, str) else fitted.to_dict()
-        sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+        output.print_json(told)
     else:
-        _print_tables(report, fitted, err)
+        _print_tables(report, fitted)
     if isinstance(fitted, str):
-        err.print(f"[red]no weights[/red] {escape(fitted)}")
-    _print_some([f"[red]failed[/red] {escape(f'{one.name} ({one.kind}): {one.error}')}" for one in report.failures], err)
+        output.error(fitted, "no weights")
+    _tell_some([f"{one.name} ({one.kind}): {one.error}" for one in report.failures], "failed", "red")
     if plot is not None:
         report.plot(plot)
-        err.print(f"[dim]Wrote {escape(str(plot))}[/dim]")
+        output.note(f"Wrote {plot}")
     if judged.problems or report.failures or isinstance(fitted, str):
         raise typer.Exit(1)
 
 
-def _tell_problems(judged: "Judgments", err: Console) -> None:
+def _tell_problems(judged: "Judgments") -> None:
     from llama_index_mm.evaluation.tables import COLUMNS
 
-    _print_some([f"[yellow]not taken[/yellow] {escape(str(problem))}" for problem in judged.problems], err)
+    _tell_some([str(problem) for problem in judged.problems], "not taken", "yellow")
     if judged.ignored:
-        err.print(f"[dim]Columns that are not known: {escape(', '.join(judged.ignored))}. Known: {', '.join(COLUMNS)}.[/dim]")
+        output.note(f"Columns that are not known: {', '.join(judged.ignored)}. Known: {', '.join(COLUMNS)}.")
 
 
-def _print_some(lines: Sequence[str], err: Console) -> None:
-    """Print lines, of very many only the first."""
-    for line in lines[:_SHOWN]:
-        err.print(line)
-    if len(lines) > _SHOWN:
-        err.print(f"[dim]... and {len(lines) - _SHOWN} more; --json tells all.[/dim]")
+def _tell_some(messages: Sequence[str], what: str, style: str) -> None:
+    """Say what is not as it should be, of very much only the first."""
+    for message in messages[:_SHOWN]:
+        output.error(message, what, style)
+    if len(messages) > _SHOWN:
+        output.note(f"... and {len(messages) - _SHOWN} more; --json tells all.")
 
 
 def _as_dict(judged: "Judgments", checked: "ItemCheck") -> dict[str, Any]:
@@ -110,8 +124,8 @@ def _as_dict(judged: "Judgments", checked: "ItemCheck") -> dict[str, Any]:
     }
 
 
-def _print_tables(report: "EvaluationReport", fitted: "WeightFit | str | None", err: Console) -> None:
-    out = Console(highlight=False)
+def _print_tables(report: "EvaluationReport", fitted: "WeightFit | str | None") -> None:
+    out = output.results()
     narrow = out.width < _WIDE
     out.print(report.table(narrow=narrow))
     notes = report.notes
@@ -119,7 +133,7 @@ def _print_tables(report: "EvaluationReport", fitted: "WeightFit | str | None", 
         out.print("", fitted.table(narrow=narrow), "", fitted.weights_table(), sep="\n")
         notes += fitted.notes
     for note in notes:
-        err.print(f"[dim]{escape(note)}[/dim]")
+        output.note(note)
 
 
 def _places(given: str) -> tuple[int, ...]:

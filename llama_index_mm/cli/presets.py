@@ -1,35 +1,37 @@
 """``llama-index-mm presets``: what can be chosen, and what each choice can find."""
 
-import json
-import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from llama_index_mm.cli import output
+from llama_index_mm.cli.options import AsJson, Quiet
 
-from llama_index_mm.presets import PRESETS, PresetFacts, preset_facts
+if TYPE_CHECKING:
+    from llama_index_mm.presets import PresetFacts
 
 __all__ = ["presets"]
 
 
-def presets(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
+def presets(as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the presets: spaces, size and licences of the weights, languages, and what each kind of query can find."""
+    from llama_index_mm.presets import PRESETS, preset_facts
+
     every = [preset_facts(name) for name in PRESETS]
     if as_json:
-        sys.stdout.write(json.dumps([_as_dict(facts) for facts in every], ensure_ascii=False, indent=2) + "\n")
+        output.print_json([_as_dict(facts) for facts in every])
     else:
         _show(every)
 
 
-def _as_dict(facts: PresetFacts) -> dict[str, Any]:
+def _as_dict(facts: "PresetFacts") -> dict[str, Any]:
     return {**asdict(facts), "megabytes": facts.megabytes, "licences": facts.licences}
 
 
-def _show(every: list[PresetFacts]) -> None:
-    out = Console(highlight=False)
+def _show(every: "list[PresetFacts]") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = output.results()
     for facts in every:
         needs = escape(f"'llama-index-mm[{','.join(facts.extras)}]'")
         size = f"{facts.megabytes / 1000:.1f} GB from {'PyPI' if facts.origin == 'PyPI' else 'a hub'}"

@@ -1,41 +1,52 @@
 """Tables for people and dictionaries for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llama_index.core.schema import NodeWithScore
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from llama_index_mm.answers import Citation
+from llama_index_mm.cli import output
 from llama_index_mm.ingestion import IngestReport, ReembedReport
 from llama_index_mm.nodes import PREFIX, AudioMedia, format_seconds, modality_of_node
 from llama_index_mm.retrieval.reasons import reasons_of
 from llama_index_mm.stores import CheckReport, MediaStore
 
-__all__ = ["answer", "as_dict", "checked", "error", "facts", "heading", "models", "note", "report", "results", "store_facts"]
+__all__ = [
+    "as_dict",
+    "asked",
+    "checked",
+    "facts",
+    "flow",
+    "heading",
+    "page",
+    "reembedded",
+    "report",
+    "results",
+    "sources",
+    "store_facts",
+    "text",
+]
 
 _TEXT = 160  # characters of a source's text
-_out = Console(highlight=False, soft_wrap=False)
-_err = Console(stderr=True, highlight=False)
 
 
-def error(message: str) -> None:
-    """Say what went wrong, on standard error."""
-    _err.print(f"[red]error:[/red] {escape(message)}")
+def _visible(text: str) -> str:
+    """A text from outside, fit for a terminal: no markup, and control characters as escapes."""
+    return escape(output.visible(text))
 
 
-def note(message: str) -> None:
-    """Say something on the side, on standard error."""
-    _err.print(f"[dim]{escape(message)}[/dim]")
+def _line(text: str) -> str:
+    return escape(output.visible(text, ""))
 
 
 def heading(message: str) -> None:
     """Head a part of longer output."""
-    _out.print(f"\n[bold]{escape(message)}[/bold]")
+    output.results().print(f"\n[bold]{_line(message)}[/bold]")
 
 
 def as_dict(found: NodeWithScore, rank: int) -> dict[str, Any]:
@@ -60,7 +71,7 @@ def as_dict(found: NodeWithScore, rank: int) -> dict[str, Any]:
 def results(found: Sequence[NodeWithScore]) -> None:
     """Show results as a table."""
     if not found:
-        _out.print("Nothing found.")
+        output.results().print("Nothing found.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, options in (
@@ -87,11 +98,11 @@ def results(found: Sequence[NodeWithScore]) -> None:
             told["modality"],
             name,
             span,
-            _short(told["text"], max(48, _out.width - 60)),
+            _short(told["text"], max(48, output.results().width - 60)),
             because,
         )
-        table.add_row(*(escape(cell) for cell in cells))
-    _out.print(table)
+        table.add_row(*(_line(cell) for cell in cells))
+    output.results().print(table)
 
 
 def _short(text: str, most: int = _TEXT) -> str:
@@ -99,31 +110,54 @@ def _short(text: str, most: int = _TEXT) -> str:
     return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
-def answer(question: str, text: str, sources: Sequence[Citation]) -> None:
-    """Show an answer and its numbered sources."""
-    _out.print(f"[bold]{escape(question)}[/bold]")
-    _out.print(escape(text.strip()))
-    for source in sources:
-        _out.print(f"  [cyan]{escape(str(source))}[/cyan]  [dim]{escape(_short(source.text))}[/dim]")
+def asked(question: str) -> None:
+    """Show a question, above its answer."""
+    output.results().print(f"[bold]{_visible(question)}[/bold]")
 
 
-def _visible(text: str) -> str:
-    """A text from outside, fit for a terminal: no markup, and control characters as escapes."""
-    return escape("".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text))
+def text(answer: str) -> None:
+    """Show an answer as a whole."""
+    output.results().print(_visible(answer.strip()))
+
+
+def flow(pieces: Iterable[str]) -> str:
+    """Show an answer as it comes; gives all of it."""
+    made = ""
+    for piece in pieces:
+        output.write(output.visible(piece if made else piece.lstrip()))
+        made += piece if made else piece.lstrip()
+    output.write("\n")
+    return made
+
+
+def sources(cited: Sequence[Citation]) -> None:
+    """Show the numbered sources of an answer."""
+    for source in cited:
+        output.results().print(f"  [cyan]{_line(str(source))}[/cyan]  [dim]{_line(_short(source.text))}[/dim]")
+
+
+def page(
+    path: Path, title: str, nodes: Sequence[NodeWithScore], *, asked_with: Path | None = None, answer: str | None = None
+) -> None:
+    """Write one page of results, with photos, players, and meshes to turn."""
+    from llama_index_mm.display import Section, write_page
+
+    write_page(path, [Section(title, nodes, asked_with, answer)], title=title)
+    output.note(f"Wrote {path}")
 
 
 def report(told: IngestReport) -> None:
     """Show what became of files."""
-    _out.print(str(told))
+    output.results().print(str(told))
     for problem in told.problems:
-        _out.print(f"  [yellow]not taken[/yellow] {_visible(problem.name)}: {_visible(problem.reason)}")
+        output.results().print(f"  [yellow]not taken[/yellow] {_line(problem.name)}: {_line(problem.reason)}")
 
 
 def reembedded(told: ReembedReport) -> None:
     """Show what was done to each space."""
-    _out.print(escape(str(told)))
+    output.results().print(_line(str(told)))
     for problem in told.problems:
-        _out.print(f"  [yellow]no vector[/yellow] {_visible(problem.name)}: {_visible(problem.reason)}")
+        output.results().print(f"  [yellow]no vector[/yellow] {_line(problem.name)}: {_line(problem.reason)}")
 
 
 def store_facts(store: MediaStore) -> dict[str, Any]:
@@ -152,35 +186,23 @@ def store_facts(store: MediaStore) -> dict[str, Any]:
 
 def facts(told: dict[str, Any]) -> None:
     """Show what can be said of an index."""
-    _out.print(f"[bold]{escape(told['folder'])}[/bold]  preset {escape(str(told['preset']))}, {told['files']} files")
-    _out.print("nodes    " + (", ".join(f"{count} {name}" for name, count in told["nodes"].items()) or "none"))
+    output.results().print(f"[bold]{_line(told['folder'])}[/bold]  preset {_line(str(told['preset']))}, {told['files']} files")
+    output.results().print("nodes    " + (", ".join(f"{count} {name}" for name, count in told["nodes"].items()) or "none"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("space", "modality", "vectors", "dimension", "fingerprint", "index"):
         table.add_column(name, justify="right" if name in ("vectors", "dimension") else "left")
     for one in told["vectors"]:
         space = told["spaces"][one["space"]]
         row = (one["space"], one["modality"], one["count"], space["dimension"], space["fingerprint"], one["index"])
-        table.add_row(*(escape(str(cell)) for cell in row))
-    _out.print(table)
+        table.add_row(*(_line(str(cell)) for cell in row))
+    output.results().print(table)
     for one in told["not_taken"]:
-        _out.print(f"[yellow]not taken[/yellow] {escape(one['path'])}: {escape(one['reason'])}")
+        output.results().print(f"[yellow]not taken[/yellow] {_line(one['path'])}: {_line(one['reason'])}")
 
 
 def checked(report: CheckReport) -> None:
     """Show whether a store is sound."""
     for problem in report.problems:
-        _out.print(f"[red]problem[/red] {escape(problem)}")
+        output.results().print(f"[red]problem[/red] {_line(problem)}")
     verdict = "[green]sound[/green]" if report.ok else f"[red]{len(report.problems)} problems[/red]"
-    _out.print(f"{verdict}: {report.nodes} nodes, {report.vectors} vectors, {report.files} files read")
-
-
-def models(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Show the weights that there are."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "download", "licence", "state", "does"):
-        table.add_column(name, justify="right" if name == "download" else "left")
-    for row in rows:
-        state = "[green]here[/green]" if row["present"] else "not needed" if row["optional"] else "missing"
-        table.add_row(row["name"], f"{row['download_bytes'] / 1e6:.0f} MB", row["licence"], state, escape(row["does"]))
-    _out.print(table)
-    _out.print(f"[dim]in {escape(str(folder))}[/dim]")
+    output.results().print(f"{verdict}: {report.nodes} nodes, {report.vectors} vectors, {report.files} files read")

@@ -1,13 +1,12 @@
 """``llama-index-mm train-gcn``: train a mesh network, without labels."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+
+from llama_index_mm.cli import output
+from llama_index_mm.cli.options import AsJson, Quiet
 
 if TYPE_CHECKING:
     from llama_index_mm.embeddings.base import Encoder
@@ -28,7 +27,8 @@ def train_gcn(
     start: Annotated[
         str | None, typer.Option("--start", help="Folder of a network to start from; offline for that of the preset.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON instead of a table.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a network that finds meshes by their shape, on shapes made from random numbers, and on meshes of yours.
 
@@ -51,15 +51,14 @@ def train_gcn(
         options=options,
         start=MESH_WEIGHTS if start == "offline" else start,
         views=_views() if views else None,
-        show_progress=sys.stderr.isatty(),
+        show_progress=output.progress(),
     )
     if as_json:
-        sys.stdout.write(json.dumps(card.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        output.print_json(card.to_dict())
         return
-    Console(highlight=False).print(card.table())
-    err = Console(stderr=True, highlight=False)
+    output.results().print(card.table())
     for note in card.notes:
-        err.print(f"[dim]{escape(note)}[/dim]")
+        output.note(note)
 
 
 def _views() -> "Encoder":

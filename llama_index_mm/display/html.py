@@ -8,6 +8,7 @@ from typing import Any
 
 from llama_index.core.schema import NodeWithScore
 
+from llama_index_mm.answers.cited import CLOSED, LONGEST, OPENED, numbers_of
 from llama_index_mm.display.cards import Desk, card, paragraphs, query_figure
 from llama_index_mm.display.markup import Markup, element, join
 from llama_index_mm.display.style import STYLE
@@ -20,7 +21,7 @@ MAX_BYTES = 40_000_000  # of embedded media in a page
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; form-action 'none'"
 _NOWHERE, _FRAME_SCHEME = "'none'", "about:"  # where a page may say that its links begin
 _FRAME = "about:srcdoc"  # address of a page in a frame; without it, links to cards would lead to the page around the frame
-_CITED = re.compile(r"\[([0-9]{1,4}(?:\s*[,;]\s*[0-9]{1,4})*)\]")  # [1] or [1, 2]
+_CITED = re.compile(rf"[{OPENED}]([^{OPENED}{CLOSED}]{{1,{LONGEST}}})[{CLOSED}]")
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def _linked(text: str, anchors: Mapping[int, str]) -> Markup:
     pieces: list[object] = []
     at = 0
     for cited in _CITED.finditer(text):
+        if not numbers_of(cited[1]):  # brackets around something else
+            continue
         for digits in re.finditer("[0-9]+", cited[0]):
             anchor = anchors.get(int(digits[0]))
             if anchor is None:

@@ -104,6 +104,9 @@ class SpaceMap:
         figure.legend(loc="outside lower center", ncols=len(MODALITIES), frameon=False)
         figure.savefig(path, dpi=150)
 
+    def __repr__(self) -> str:
+        return f"SpaceMap({self.space!r}, {self.note})"
+
     def _repr_html_(self) -> str:
         low, high = self.coordinates.min(0), self.coordinates.max(0)
         scale = min((_WIDTH - 2 * _EDGE) / max(high[0] - low[0], 1e-12), (_HEIGHT - 2 * _EDGE) / max(high[1] - low[1], 1e-12))

@@ -22,6 +22,7 @@ NOTEBOOK_BYTES = 8_000_000  # of embedded media in one output, which the noteboo
 _LONGEST_TITLE = 200  # characters
 _COLUMNS = 3  # of cards, guessed: the width of the output is not known here
 _CARD, _HEAD, _LINE = 430, 110, 26  # pixels that a row of cards, a heading and a line of an answer are about high
+_ASKED = 110  # pixels that a heading is higher with what was asked with beside it
 _LEAST, _MOST = 200, 760  # pixels of an output; what is longer scrolls, and the corner can be dragged
 _LINE_LETTERS = 90
 
@@ -157,6 +158,7 @@ def _height(sections: Sequence[Section]) -> int:
     for section in sections:
         lines = sum(math.ceil(len(line) / _LINE_LETTERS) for line in (section.answer or "").splitlines())
         height += _HEAD + math.ceil(len(section.nodes) / _COLUMNS) * _CARD + (lines + 2) * _LINE * (section.answer is not None)
+        height += _ASKED * (section.query_media is not None)
     return min(_MOST, max(_LEAST, height))
 
 

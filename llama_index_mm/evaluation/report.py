@@ -221,7 +221,8 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bo
 
 def as_text(table: Table) -> str:
     """A table without colours, lines without blanks at their ends."""
-    console = Console(width=_WIDTH, color_system=None, force_terminal=False, highlight=False)
+    # In Jupyter, rich would show an empty output besides.
+    console = Console(width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False, highlight=False)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -22,7 +22,7 @@ class RetrieverOptions(TypedDict, total=False):
         modalities: what to look for; empty for everything.
         filters: metadata filters.
         fusion: ``"convex"``, ``"reciprocal_rank"``, ``"distribution_based"`` or ``"maximum"``.
-        weights: replace the preset's, entry by entry.
+        weights: replace the preset's, entry by entry; what names no channel is refused.
         at_least: seats kept for a modality or a language.
         at_most: seats that a modality or a language may take.
         similarity_cutoff: score in [0, 1] below which nothing is given.

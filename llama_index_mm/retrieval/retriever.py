@@ -34,6 +34,7 @@ _CANDIDATES = 5  # times k are taken from each channel before fusion
 _LEAST = 50
 _SAMPLE = 256  # stored vectors that a query is held against to learn what is usual
 _QUERY = "query"  # part that other retrievers are asked with
+_PARTS = (*MODALITIES, "speech", _QUERY)
 
 
 class FusionRetriever(BaseRetriever):
@@ -52,7 +53,7 @@ class FusionRetriever(BaseRetriever):
             its own kind (a picture finds pictures; a recording finds recordings, and texts that say what is said in it).
         filters: metadata filters on every query.
         fusion: ``"convex"``, ``"reciprocal_rank"``, ``"distribution_based"`` or ``"maximum"``.
-        weights: see `Weights`; other retrievers are weighed by their names like spaces.
+        weights: see `Weights`; other retrievers are weighed by their names like spaces. A name that is neither is refused.
         hear: turns an audio part into words, so that speech can be asked with.
         at_least: seats kept for a modality or a language, such as ``{"image": 2, "language:zh": 1}``. They are filled with
             the best of it, as far as there is any that matches.
@@ -104,6 +105,7 @@ class FusionRetriever(BaseRetriever):
             raise QueryError(f"Weights must be numbers of at least 0, got {wrong}.")
         if taken := sorted({space.name for space in spaces} & set(retrievers or ())):
             raise QueryError(f"The names {', '.join(taken)} of other retrievers are names of spaces. Give them other names.")
+        _check_names(weights or {}, [*(space.name for space in spaces), *(retrievers or ())])
         if on_error not in ("raise", "skip"):
             raise QueryError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
         if not 0 <= language_balance <= 1:
@@ -263,3 +265,24 @@ class FusionRetriever(BaseRetriever):
         fused: Ranking[Item] = FUSIONS[self._fusion](scores, weights, pool.groups(lists))
         unwanted = {at: scores[at] for at, judge in enumerate(pool.judges) if judge.negative}
         return subtract(fused, unwanted, dict(enumerate(weights))) if unwanted else fused
+
+
+def _check_names(weights: Weights, names: Sequence[str]) -> None:
+    """Refuse weights of what can't be a channel; modalities of which nothing is stored yet may have theirs."""
+    known = set(names)
+
+    def is_known(key: str) -> bool:
+        if key in known:
+            return True
+        space, _, modality = key.rpartition(":")
+        if modality not in MODALITIES:
+            return False
+        part, _, name = space.partition(":")
+        return space in known or (part in _PARTS and name in known)
+
+    if unknown := [key for key in weights if not is_known(key)]:
+        raise QueryError(
+            f"Unknown weights {unknown}. Expected names of spaces or other retrievers ({', '.join(dict.fromkeys(names))}), "
+            f"alone, as NAME:MODALITY with one of {', '.join(MODALITIES)}, or as PART:NAME:MODALITY with a part of "
+            f"{', '.join(_PARTS)}."
+        )

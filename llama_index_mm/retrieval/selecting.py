@@ -1,7 +1,7 @@
 """From a pool of candidates to the nodes that are given."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from llama_index.core.schema import BaseNode, NodeWithScore
@@ -66,14 +66,34 @@ class Selecting:
         closed = self._rank()
         chosen = self._choose()
         left = among
-        while more and len(chosen) < self._k and closed < set(self._pool.modalities):
+        while more and closed < set(self._pool.modalities) and (len(chosen) < self._k or self._lacking(chosen)):
             left, full = self._left(left, chosen)
             if not len(left):
                 break
-            more = self._pool.search(left, closed.union(full))
+            kinds = None if len(chosen) < self._k else self._lacking(chosen)
+            more = self._search_on(left, closed.union(full), kinds)
             closed |= self._rank()
             chosen = self._choose()
         return self._given(chosen if self._selection.expand is None else self._expanded(among, chosen))
+
+    def _lacking(self, chosen: Sequence[Item]) -> list[str]:
+        """Kinds that have fewer seats than are kept for them: one document may have filled all that was searched of a kind."""
+        if self._selection.collapse is None or not self._selection.at_least:
+            return []
+        seats = Counter(kind for kinds in self._kinds(chosen).values() for kind in kinds)
+        return [kind for kind, least in self._selection.at_least.items() if seats[kind] < least]
+
+    def _search_on(self, left: Seqs, closed: Collection[str], kinds: Sequence[str] | None) -> bool:
+        """Search among what is left, only for some kinds if told so; tell whether there may be more."""
+        if kinds is None:
+            return self._pool.search(left, closed)
+        more = False
+        if wanted := set(kinds) - self._spoken.keys():
+            more = self._pool.search(left, {*closed, *(set(self._pool.modalities) - wanted)})
+        for key in kinds:
+            if key in self._spoken and len(spoken := np.intersect1d(left, self._spoken[key])):
+                more |= self._pool.search(spoken, closed)
+        return more
 
     def _rank(self) -> set[Modality]:
         """Rank the pool; gives modalities of which nothing new passes the cutoff, so that nothing beyond it will."""

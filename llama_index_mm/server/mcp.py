@@ -6,6 +6,7 @@ The official library `mcp` speaks the protocol: https://modelcontextprotocol.io.
 import asyncio
 import hmac
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -135,6 +136,7 @@ class _Service:
             index, similarity_top_k=k, media_roots=media_roots, llm_media=(), limits=limits
         )
         self._llm = llm
+        self._loading = threading.Lock()
 
     async def search(self, arguments: dict[str, Any]) -> tuple[str, SearchResults]:
         output = await self._tool.acall(**arguments)
@@ -166,11 +168,12 @@ class _Service:
         return medium_of(node, side=side, seconds=self._limits.seconds)
 
     def _answering(self) -> LLM:
-        if self._llm is None:
-            if self._index.preset.llm is None:
-                raise QueryError("This server has no LLM of its own. Use search, and answer from what it gives.")
-            self._llm = self._index.preset.llm()
-        return self._llm
+        with self._loading:  # two questions at once must not load it twice
+            if self._llm is None:
+                if self._index.preset.llm is None:
+                    raise QueryError("This server has no LLM of its own. Use search, and answer from what it gives.")
+                self._llm = self._index.preset.llm()
+            return self._llm
 
     async def ask(self, question: str, modalities: Sequence[str], sources: int) -> Answer:
         def make() -> Any:
@@ -242,8 +245,10 @@ def make_server(
 
     Raises:
         MissingExtraError: the package mcp is not installed.
-        QueryError: a folder of ``media_roots`` is none.
+        QueryError: a folder of ``media_roots`` is none, or the token is empty.
     """
+    if token is not None and not token.strip():
+        raise QueryError("Expected a token that clients must send, got an empty one. Give None to ask for none.")
     require("mcp.server", extra="mcp")
     from mcp.server import MCPServer
     from mcp.server.auth.provider import AccessToken

@@ -1,4 +1,5 @@
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,10 @@ def sources(count=4):
         ("A link [1](http://a.b), a[i], [^2], [x 3], [2024 report]", (), (), (1, 2, 3, 4)),
         ("[12345] [ 2 ]", (2,), (), (1, 3, 4)),
         ("[4-2]", (4, 2), (), (1, 3)),
+        ("[1, 2, and 7], 【1、3】, ［4］ and [2，3]", (1, 2, 3, 4), (7,), ()),
+        ("[1†rock and roll-2.ogg, 2†b–3†c] [1†a\nb]", (1, 2, 3), (), (4,)),
+        ("`a[7]` and\n```python\nb[8] = c[9]\n```\n[1], but ` [3] and\n ``d[2]", (1, 3, 2), (), (4,)),
+        ("```\na[7] never ends", (), (), (1, 2, 3, 4)),
         ("", (), (), (1, 2, 3, 4)),
     ],
 )
@@ -41,6 +46,8 @@ CASES = [
     ("A [1, 7] b", "A [1] b", "A [1] [7: no such source] b"),
     ("[9]", "", "[9: no such source]"),
     ("x [7] [2] [8-9]\ny", "x [2]\ny", "x [7: no such source] [2] [8, 9: no such source]\ny"),
+    ("`a[7]` [7] ```\nb[8]", "`a[7]` ```\nb[8]", "`a[7]` [7: no such source] ```\nb[8]"),
+    ("so [1, 2, and 9]", "so [1, 2]", "so [1, 2] [9: no such source]"),
     ("see [7](http://a.b) [", "see [7](http://a.b) [", "see [7](http://a.b) ["),
 ]
 
@@ -57,7 +64,10 @@ def test_mending(text, stripped, flagged):
 
 
 @given(
-    st.lists(st.sampled_from(["[7]", "[1", "]", "(", " ", "7", ", 2", "[", "a", "\n", "【3】", "[2-9]", "word"]), max_size=14),
+    st.lists(
+        st.sampled_from(["[7]", "[1", "]", "(", " ", "7", ", 2", "[", "a", "\n", "【3】", "[2-9]", "word", "`", "```"]),
+        max_size=14,
+    ),
     st.sampled_from(["flag", "strip"]),
 )
 def test_streams_are_mended_as_the_whole_is(pieces, how):
@@ -91,13 +101,29 @@ def test_sources_without_numbers_count_by_their_place():
 def test_other_responses():
     class Time(BaseModel):
         time: str
+        hours: list[int]
+        said: dict[str, list[str]]
 
-    structured = PydanticResponse(Time(time="[9]"), source_nodes=sources())
+    structured = PydanticResponse(Time(time="[9]", hours=[7, 8], said={"a": ["noon [1]"]}), source_nodes=sources())
     assert with_checked_citations(structured, "strip") is structured
-    assert check_citations(structured).invented == (9,)
+    check = check_citations(structured)
+    assert (check.cited, check.invented, check.uncited) == ((1,), (9,), (2, 3, 4))
+    assert check.mended("strip") == '{"time":"","hours":[7,8],"said":{"a":["noon [1]"]}}'
 
     async def flow():
         yield "x"
 
     with pytest.raises(QueryError, match=r"await response\.get_response"):
         check_citations(AsyncStreamingResponse(flow(), source_nodes=[]))
+
+
+@pytest.mark.parametrize("text", ["[" + "1†a," * 5000 + "1", "[" * 20_000, " " * 20_000, "`a" * 10_000, "``` ``` " * 3000])
+def test_long_answers_take_no_time(text):
+    began = time.process_time()
+    response = Response(text, source_nodes=sources())
+    assert check_citations(response).invented == ()
+    assert with_checked_citations(response, "strip").response == text
+    pieces = (text[at : at + 50] for at in range(0, len(text), 50))
+    stream = with_checked_citations(StreamingResponse(pieces, source_nodes=sources()), "strip")
+    assert "".join(stream.response_gen) == text
+    assert time.process_time() - began < 2

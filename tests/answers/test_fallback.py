@@ -1,4 +1,5 @@
 import logging
+from http import HTTPStatus
 
 import pytest
 from llama_index.core.base.llms.types import (
@@ -143,6 +144,57 @@ async def test_other_errors_come_through(error):
     assert len(llm.llm._asked) == 4
 
 
+async def test_streams_that_refuse_at_once_are_asked_again(caplog):
+    """Integrations such as Ollama's look at the messages before they give a stream."""
+
+    class Eager(Picky):
+        def stream_chat(self, messages, **_):
+            self._check(messages)
+            return iter([ChatResponse(message=ChatMessage(role="assistant", content="noon"), delta="noon")])
+
+        async def astream_chat(self, messages, **_):
+            given = self.stream_chat(messages)
+
+            async def pieces():
+                for piece in given:
+                    yield piece
+
+            return pieces()
+
+    llm = MediaFallbackLLM(Eager(error=ValueError("Unsupported content block type")))
+    assert [piece.delta for piece in llm.stream_chat([PICTURE])] == ["noon"]
+    assert [piece.delta async for piece in await llm.astream_chat([PICTURE])] == ["noon"]
+    assert llm.llm._asked == [[["text", "image"]], [["text"]]] * 2
+
+
+async def test_text_is_asked_once():
+    class Broken(Picky):
+        def stream_chat(self, messages, **_):
+            self._check(messages)
+
+            def pieces():
+                raise ValueError("image")
+                yield
+
+            return pieces()
+
+        async def astream_chat(self, messages, **_):
+            given = self.stream_chat(messages)
+
+            async def pieces():
+                for piece in given:
+                    yield piece
+
+            return pieces()
+
+    llm = MediaFallbackLLM(Broken(error=Status(400)))
+    with pytest.raises(ValueError, match="image"):
+        list(llm.stream_chat([PICTURE]))
+    with pytest.raises(ValueError, match="image"):
+        [piece async for piece in await llm.astream_chat([PICTURE])]
+    assert llm.llm._asked == [[["text", "image"]], [["text"]]] * 2
+
+
 async def test_what_went_out_stands():
     llm = MediaFallbackLLM(Picky(error=ValueError("image"), after=1))
     stream = llm.stream_chat([PICTURE])
@@ -185,6 +237,41 @@ async def test_structured_answers():
     structured = with_media_fallback(Picky(error=Status(400)).as_structured_llm(Answer))
     assert type(structured).__name__ == "StructuredLLM"
     assert structured.chat([PICTURE]).raw == Answer(time="noon")
+
+
+async def test_an_object_that_can_not_be_read_is_no_refusal():
+    """The LLM took the picture; asking again without it would give an answer that has not seen it."""
+
+    class Vague(Picky):
+        reply: dict = {"when": "in the image"}  # noqa: RUF012
+
+        def _check(self, messages):
+            self._asked.append([[block.block_type for block in message.blocks] for message in messages])
+
+        def chat(self, messages, tools=None, **_):
+            self._check(messages)
+            extra = {"tool_calls": [self.reply] if self.reply else []}
+            return ChatResponse(message=ChatMessage(role="assistant", content="a door", additional_kwargs=extra))
+
+        def get_tool_calls_from_response(self, response, error_on_no_tool_call=True, **_):
+            if not response.message.additional_kwargs["tool_calls"]:
+                raise ValueError("Expected at least one tool call, but got 0 tool calls.")
+            return super().get_tool_calls_from_response(response)
+
+    given = {"messages": [PICTURE], "asked": "When?"}
+    for reply in ({"when": "in the image"}, {}):
+        llm = MediaFallbackLLM(Vague(reply=reply))
+        with pytest.raises(ValueError, match=r"validation error|at least one tool call"):
+            llm.structured_predict(Answer, PROMPT, **given)
+        with pytest.raises(ValueError, match=r"validation error|at least one tool call"):
+            await llm.astructured_predict(Answer, PROMPT, **given)
+        assert llm.llm._asked == [[["text", "image", "text"]]] * 2
+
+
+async def test_a_block_that_structured_output_does_not_know_is_one():
+    llm = MediaFallbackLLM(Picky(error=ValueError("Unsupported content block type: ImageBlock")))
+    assert llm.structured_predict(Answer, PROMPT, messages=[PICTURE], asked="When?") == Answer(time="noon")
+    assert llm.llm._asked == [[["text", "image", "text"]], [["text", "text"]]]
 
 
 def test_tools():
@@ -232,7 +319,11 @@ def test_status_of_other_clients():
     class Httpx(Exception):
         response = Status(429)
 
-    assert [refuses_media(error()) for error in (Botocore, Google, Httpx)] == [True, True, False]
+    class GoogleCore(Exception):
+        code = HTTPStatus.TOO_MANY_REQUESTS
+
+    refused = [refuses_media(error("image")) for error in (Botocore, Google, Httpx, GoogleCore)]
+    assert refused == [True, True, False, False]
 
 
 def named(kind, model):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock
-from llama_index.core.schema import Document, MediaResource, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import Document, ImageNode, MediaResource, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 
 from llama_index_mm.answers import Citation, NumberSources, citations_of
 from llama_index_mm.errors import DecodeError
@@ -262,3 +262,19 @@ def test_names_with_brackets_and_line_ends():
     node = words(file_path="a/b[2]\nc.txt")
     (citation,) = citations_of(number(node))
     assert (citation.label, citation.file.name) == ("b(2) c.txt", "b[2]\nc.txt")
+
+
+def test_llama_indexs_own_nodes_whose_file_is_gone_become_text(make):
+    there, gone = make.picture("a.png"), make.folder / "gone.png"
+    said = MediaResource(text="a door")
+    nodes = [
+        ImageNode(text="a door", image_path=str(there)),
+        ImageNode(text="a door", image_path=str(gone)),
+        Node(text_resource=said, image_resource=MediaResource(path=gone)),
+        Node(text_resource=said, audio_resource=MediaResource(path=gone)),
+        Node(text_resource=said, video_resource=MediaResource(path=gone)),
+    ]
+    results = number(*nodes, llm_media=("image", "audio"))
+    assert seen(results[0])[-1] == "ImageBlock"
+    for at, result in enumerate(results[1:], 2):
+        assert seen(result) == [f"[{at}] a text without a file:", "a door"]

@@ -60,7 +60,7 @@ def test_compact(folder):
         store.delete(node_ids=[str(at) for at in range(1400)])
     told = json.loads(call("compact", "--store", folder, "--json"))
     assert told["bytes_after"] < told["bytes_before"] / 2
-    assert call("compact", "--store", folder) == ""
+    assert call("compact", "--store", folder).endswith(" MB\n")
 
 
 def test_optimize_and_info(folder):

@@ -368,6 +368,8 @@ def test_citations_link_to_cards():
     assert [(one["href"], one["text"]) for one in links] == [("#s1-n1", "1"), ("#s1-n2", "2"), ("#s1-n3", "3")]
     assert {one["id"] for one in page.all("article")} == {"s1-n1", "s1-n2", "s1-n3"}
     assert page.one("div", "answer")["text"] == "AnswerSo it is [1], as others say [2, 3][9].Not [x] <b>."
+    other = page_of(*nodes, answer="So 【1】, [2-3] and [Source 2]; a[2 x] is none.")
+    assert [one["href"] for one in other.all("a") if "p" in one["inside"]] == ["#s1-n1", "#s1-n2", "#s1-n3", "#s1-n2"]
 
 
 def test_numbers_are_those_the_llm_was_given():

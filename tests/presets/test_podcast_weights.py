@@ -26,7 +26,8 @@ def tiny(space):
 def hub():
     words = HashingEncoder("text")
     of_text = EmbeddingSpace(TEXT, dict.fromkeys(("text", "audio", "image", "mesh"), words))
-    return (of_text, EmbeddingSpace(SOUND, {"audio": HashingEncoder("audio")})), HUB
+    pictures = EmbeddingSpace("picture", {"image": HashingEncoder("image")})
+    return (of_text, EmbeddingSpace(SOUND, {"audio": HashingEncoder("audio")}), pictures), HUB
 
 
 def offline():

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -31,7 +32,7 @@ from mcp.client.stdio import stdio_client
 
 from llama_index_mm import MultiModalIndex
 from llama_index_mm.cli import app
-from llama_index_mm.errors import StoreError
+from llama_index_mm.errors import QueryError, StoreError
 from llama_index_mm.server.mcp import make_server
 from llama_index_mm.server.transports import http_security, is_loopback
 from llama_index_mm.testing import HashingEncoder, tiny_preset
@@ -204,6 +205,31 @@ async def test_a_question_is_answered_with_sources(index, ids):
     assert status["answers_with"] == "custom_llm"
 
 
+async def test_questions_at_once_load_one_llm(files):
+    made = []
+
+    def load():
+        made.append(Answering())
+        time.sleep(0.05)
+        return made[-1]
+
+    preset = dataclasses.replace(tiny_preset(), llm=load)
+    with MultiModalIndex.open(files / "index", preset=preset) as index:
+        async with Client(make_server(index)) as client:
+            answers = await asyncio.gather(*(client.call_tool("ask", {"question": "When?"}) for _ in range(6)))
+    assert [one.structured_content["answer"] for one in answers] == ["At noon [1]."] * 6
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("token", ["", " "])
+def test_an_empty_token_is_none(index, files, monkeypatch, token):
+    with pytest.raises(QueryError, match="Expected a token that clients must send, got an empty one"):
+        make_server(index, token=token)
+    monkeypatch.setattr("llama_index_mm.index.load_preset", tiny_preset)
+    options = ["mcp", "--store", str(files / "index"), "--transport", "http", "--host", "0.0.0.0", "--token", token]
+    assert isinstance(CliRunner().invoke(app, options).exception, QueryError)
+
+
 async def test_without_an_llm_ask_says_so(server):
     async with Client(server) as client:
         answer = await client.call_tool("ask", {"question": "When?"})
@@ -229,6 +255,7 @@ async def test_status(server):
     ("tool", "asked", "reason"),
     [
         ("search", {}, "Nothing is asked. Give text, image, audio or mesh."),
+        ("search", {"text": "a" * 4001}, "String should have at most 4000 characters"),
         ("search", {"text": "a", "top_k": 99}, "Input should be less than or equal to 20"),
         ("search", {"text": "a", "modalities": ["smell"]}, "Input should be 'text', 'image', 'audio' or 'mesh'"),
         ("search", {"text": "a", "language": "german"}, "Expected an ISO 639-1 code"),
