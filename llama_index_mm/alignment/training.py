@@ -1,7 +1,5 @@
 """Training: an adapter on vectors that were computed once, or with more before it. The extra ``align`` brings torch."""
 
-import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from llama_index_mm._optional import require
 from llama_index_mm.alignment.adapter import Adapter, AdapterKind, Start, make_adapter
+from llama_index_mm.alignment.checkpoint import read_checkpoint, write_checkpoint
 from llama_index_mm.alignment.losses import LEARNED, LOSSES, LossName, info_nce, margin_loss, sigmoid_loss
 from llama_index_mm.alignment.pairs import Encoded
 from llama_index_mm.alignment.scoring import ranks_of
@@ -157,7 +156,7 @@ def train(
     if epochs < 0 or patience < 1:
         raise AlignmentError(f"Expected epochs of at least 0 and patience of at least 1, got {epochs} and {patience}.")
     start = taken = learner.now()
-    if folder is not None and (found := _read(folder / CHECKPOINT, run)) is not None:
+    if folder is not None and (found := read_checkpoint(folder / CHECKPOINT, run)) is not None:
         told, tensors = found
         learner.load(tensors)
         history, spent = [Epoch(**row) for row in told["history"]], told["seconds"]
@@ -183,10 +182,10 @@ def train(
             bar.set_postfix(loss=f"{loss:.3f}", recall=f"{history[-1].recall:.3f}", best=f"{best.recall:.3f}")
             bar.update()
             if folder is not None and time.monotonic() - kept >= checkpoint_seconds:
-                _write(folder / CHECKPOINT, run, learner, history, best, taken, time.monotonic() - began)
+                _write(folder, run, learner, history, best, taken, time.monotonic() - began)
                 kept = time.monotonic()
     if folder is not None:
-        _write(folder / CHECKPOINT, run, learner, history, best, taken, time.monotonic() - began)
+        _write(folder, run, learner, history, best, taken, time.monotonic() - began)
     return Fitted(start, taken, tuple(history), best.epoch, stopped)
 
 
@@ -309,31 +308,7 @@ def _measured(epoch: int, loss: float | None, vectors: Vectors, held: Encoded) -
     return Epoch(epoch, loss, ranks.score, ranks.mean("R@1"), ranks.mean("MRR"))
 
 
-def _write(path: Path, run: str, learner: Learner, history: list[Epoch], best: Epoch, taken: Tensors, seconds: float) -> None:
-    """One file, put in place at once: a run that is killed leaves the last one or this one."""
-    safetensors: Any = require("safetensors.torch", extra="align")
-    tensors = learner.tensors()
-    tensors |= {f"best.{name}": learner.torch.from_numpy(tensor.copy()) for name, tensor in taken.items()}
-    told = {"run": run, "history": [asdict(one) for one in history], "best": best.epoch, "seconds": seconds}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f"{path.name}.{os.getpid()}")
-    half.write_bytes(safetensors.save(tensors, metadata={"state": json.dumps(told)}))
-    half.replace(path)
-
-
-def _read(path: Path, run: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What `_write` wrote; None if there is nothing."""
-    if not path.exists():
-        return None
-    safetensors: Any = require("safetensors", extra="align")
-    try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            told: dict[str, Any] = json.loads(opened.metadata()["state"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
-    except Exception as error:  # safetensors raises its own kind
-        raise AlignmentError(f"{path} can't be read ({error}). Delete it to begin anew.") from error
-    if told["run"] != run:
-        raise AlignmentError(
-            f"{path} is of a run on other pairs, with other options or encoders. Give another folder, or delete it."
-        )
-    return told, tensors
+def _write(folder: Path, run: str, learner: Learner, history: list[Epoch], best: Epoch, taken: Tensors, seconds: float) -> None:
+    best_of = {f"best.{name}": learner.torch.from_numpy(tensor.copy()) for name, tensor in taken.items()}
+    told = {"history": [asdict(one) for one in history], "best": best.epoch, "seconds": seconds}
+    write_checkpoint(folder / CHECKPOINT, run, {**learner.tensors(), **best_of}, told)

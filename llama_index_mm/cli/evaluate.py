@@ -57,8 +57,8 @@ def evaluate(
     from llama_index_mm.errors import QueryError
     from llama_index_mm.evaluation import check_items, fit_weights, load_judgments, mixed
     from llama_index_mm.evaluation import evaluate as ask_all
-    from llama_index_mm.evaluation.report import check_plot
     from llama_index_mm.index import MultiModalIndex
+    from llama_index_mm.retrieval.plots import check_plot
 
     k = _places(places)
     *folders, file = judgments

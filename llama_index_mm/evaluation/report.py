@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from llama_index_mm._optional import require
 from llama_index_mm.errors import QueryError
 from llama_index_mm.evaluation.intervals import Interval
+from llama_index_mm.retrieval.plots import check_plot
 
-__all__ = ["EvaluationReport", "KindScores", "QueryOutcome", "check_plot"]
+__all__ = ["EvaluationReport", "KindScores", "QueryOutcome"]
 
 _COLOURS = ("#3b77bd", "#d0752b", "#3f8f5b", "#8a3a78", "#8a4b14", "#5a5d62")
 _HALF = " ±"
@@ -185,22 +185,6 @@ class EvaluationReport:
 
     def __str__(self) -> str:
         return "\n".join([as_text(self.table()), *self.notes])
-
-
-def check_plot(path: Path | str) -> Any:
-    """Refuse what `EvaluationReport.plot` could not write, before queries are asked; gives ``matplotlib.figure``.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        QueryError: there is no such folder, or the name ends in no format that can be written.
-    """
-    figures = require("matplotlib.figure", extra="plots")
-    kinds = figures.Figure().canvas.get_supported_filetypes()
-    if Path(path).suffix.lower().removeprefix(".") not in kinds:
-        raise QueryError(f"Can't draw {path}: the name must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")
-    if not Path(path).parent.is_dir():
-        raise QueryError(f"Can't draw {path}: there is no folder {Path(path).parent}.")
-    return figures
 
 
 def percent(interval: Interval) -> str:

@@ -19,6 +19,7 @@ from planted import Given, cloud, kinked, rotated
 
 from llama_index_mm.alignment import WAYS, AlignedEncoder, Aligner, AlignmentCard, Pair, labelled, paired
 from llama_index_mm.alignment import training as training_module
+from llama_index_mm.alignment.checkpoint import read_checkpoint
 from llama_index_mm.alignment.pairs import split_groups
 from llama_index_mm.alignment.scoring import ranks_of
 from llama_index_mm.embeddings.base import EmbeddingSpace, unit
@@ -148,7 +149,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
         child.send_signal(signal.SIGKILL)
         child.wait()
     assert not (tmp_path / "card.json").exists()
-    told, _ = training_module._read(tmp_path / "checkpoint.safetensors", _run_in(tmp_path))
+    told, _ = read_checkpoint(tmp_path / "checkpoint.safetensors", _run_in(tmp_path))
     done = len(told["history"]) - 1
     assert done >= 1
     source, target = rotated(noise=0.3)
@@ -167,7 +168,7 @@ def _run_in(folder):
 def test_a_folder_of_another_run_is_refused(tmp_path):
     source, target = rotated(n=40)
     aligner().fit(pairs_of(source, target), epochs=1, folder=tmp_path)
-    with pytest.raises(AlignmentError, match="run on other pairs"):
+    with pytest.raises(AlignmentError, match="run on other data"):
         aligner().fit(pairs_of(source[1:], target[1:]), epochs=1, folder=tmp_path)
     with pytest.raises(AlignmentError, match="with other options"):
         aligner(seed=1).fit(pairs_of(source, target), epochs=1, folder=tmp_path)
