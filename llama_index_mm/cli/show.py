@@ -99,9 +99,8 @@ def results(found: Sequence[NodeWithScore]) -> None:
             name,
             span,
             _short(told["text"], max(48, output.results().width - 60)),
-            because,
         )
-        table.add_row(*(_line(cell) for cell in cells))
+        table.add_row(*(_line(cell) for cell in cells), _visible(because))
     output.results().print(table)
 
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from llama_index.core.schema import BaseNode, NodeRelationship, RelatedNodeInfo, TextNode
@@ -40,6 +41,7 @@ __all__ = [
 
 ALL = 10  # results asked for where all nodes should come
 CLOSE = 1e-4  # by which similarities may differ: some stores keep fewer digits
+_LISTED = 20  # names that a message lists
 _LENGTH = 160  # characters of an error that are told
 _NAMES = uuid.NAMESPACE_URL
 _T = TypeVar("_T")
@@ -195,7 +197,12 @@ class Bench:
         Raises:
             Unlike: they are others.
         """
-        if got != expected:
+        first, second = got.split(), expected.split()
+        if len(first) > _LISTED or len(second) > _LISTED:
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+            if got != expected:
+                raise Unlike(f"{what} gave {len(first)} nodes, expected {len(second)}; the first {same} are right")
+        elif got != expected:
             raise Unlike(f"{what} gave {_cut(got) or 'nothing'}, expected {_cut(expected) or 'nothing'}")
 
     def nodes(self, result: VectorStoreQueryResult) -> list[BaseNode]:

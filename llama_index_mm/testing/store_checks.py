@@ -51,6 +51,14 @@ def depth(bench: Bench) -> str:
     return "k = 1, 3, 5, and 100 of 5"
 
 
+def deep(bench: Bench) -> str:
+    """As many results as there are nodes: some approximate indexes give no more than they look at."""
+    count = sum(_BATCHES)
+    bench.add([bench.node(f"n{at}", 3.0 * (at + 1) / count) for at in range(count)])
+    bench.expect(" ".join(f"n{at}" for at in range(count)), f"k={count}", k=count)
+    return f"{count} of {count} in order"
+
+
 def nothing_there(bench: Bench) -> str:
     """A query of an empty store gives nothing, without an error."""
     bench.expect("")
@@ -76,7 +84,10 @@ def in_batches(bench: Bench) -> str:
         if bench.add(batch) != [node.node_id for node in batch]:
             raise Unlike(f"add of {size} nodes did not give their ids in order")
         done += size
-    bench.expect(" ".join(f"n{at}" for at in range(count)), f"k={count}", k=count)
+    step = 3.0 / count
+    for at in (2, 50, 99, 100, count - 3):  # a little beyond each of these
+        names = " ".join(f"n{at + by}" for by in (0, 1, -1, 2, -2))
+        bench.expect(names, f"a query near n{at}", k=5, angle=step * (at + 1.2))
     return f"{count} nodes in batches of {', '.join(map(str, _BATCHES))}"
 
 
@@ -273,6 +284,7 @@ BEHAVIOUR: dict[str, _Check] = {
     "nearest first": order,
     "similarity is the inner product": cosines,
     "k results": depth,
+    "200 results": deep,
     "empty store": nothing_there,
     "add one by one": singly,
     "add in batches": in_batches,

@@ -20,6 +20,7 @@ __all__ = ["CHECKS", "check_vector_store"]
 
 CHECKS: dict[str, Callable[[Bench], str]] = {**BEHAVIOUR, **FILTERS, **CHANGES, **TWINS}
 _WANTED = {
+    "200 results",
     "empty store",
     "metadata of lists",
     *(name for name in FILTERS if name not in ("filter EQ", "filter IN", "filters by AND", "filter that few pass")),
@@ -44,7 +45,7 @@ def check_vector_store(make: Callable[[], BasePydanticVectorStore], *, dimension
         >>> print(report)
 
     Args:
-        make: gives a fresh, empty store at each call; some 45 of them, each of few hundred nodes at most. A store that has a
+        make: gives a fresh, empty store at each call; some 55 of them, each for a few hundred nodes at most. A store that has a
             ``close`` is closed after use.
         dimension: length of the vectors, 2 or more, where the store wants a certain one.
 
@@ -52,7 +53,8 @@ def check_vector_store(make: Callable[[], BasePydanticVectorStore], *, dimension
         A line of what was seen for each check, and whether the store would do for media search.
 
     Raises:
-        StoreError: ``make`` raises or gives no vector store, or stores that are not empty or share their nodes; the dimension is too small.
+        StoreError: ``make`` raises, gives no vector store, or gives stores that are not empty or share their nodes; the
+            dimension is too small.
     """
     if dimension < 2:
         raise StoreError(f"Expected a dimension of 2 or more, got {dimension}.")
@@ -74,7 +76,7 @@ def _try_out(make: Callable[[], BasePydanticVectorStore], dimension: int) -> str
     try:
         if _holds_any(first):
             raise StoreError(
-                f"Expected a fresh, empty store, but this {name} has nodes in it. Make each anew, under a new name."
+                f"Expected a fresh, empty store, but this {name} has nodes in it. Make each anew, under a name of its own."
             )
         with suppress(Exception):  # which is for the checks to tell
             first.add(first.row("a"))

@@ -167,3 +167,9 @@ def test_spans_that_are_refused(given):
 def test_seats():
     assert seats_of("--at-most", None) == {}
     assert seats_of("--at-most", ["image=2", "language:zh=0"]) == {"image": 2, "language:zh": 0}
+
+
+def test_each_reason_has_a_line_of_its_own(home):
+    told = call(home, "boat", "--not", "goat", "-k", "3").stdout
+    assert "\\n" not in told
+    assert len([line for line in told.splitlines() if " in " in line and "." in line]) > 3

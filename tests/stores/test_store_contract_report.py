@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import json
+import re
+from pathlib import Path
 
 import pytest
 from llama_index.core.schema import TextNode
@@ -71,6 +73,15 @@ def test_llama_index_s_own(simple):
 
 def test_every_operator_is_tried():
     assert {name.removeprefix("filter ") for name in CHECKS} >= {operator.name for operator in FilterOperator}
+
+
+def test_the_page_tells_of_all_checks():
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    part = page[page.index("## Other stores\n") : page.index("## Care\n")]
+    rows = re.findall(r"^\| ([^|*]+) \| (?:needed|wanted|told) \|", part, re.MULTILINE)
+    (others,) = re.findall(r"^In all of them these hold: (.*)\.$", part, re.MULTILINE)
+    assert {*rows, *others.split(", ")} == set(CHECKS)
+    assert f"runs {len(CHECKS)} checks" in part
 
 
 def test_the_dimension_is_taken():
