@@ -277,7 +277,7 @@ def test_a_broken_file_takes_no_good_one_of_the_same_content_along(index, make, 
 
 # Encodes slowly, so that there is something to stop.
 STOPPED = """
-import sys, time
+import signal, sys, time
 from llama_index_mm.index import MultiModalIndex
 from llama_index_mm.testing import HashingEncoder, tiny_preset
 
@@ -290,6 +290,7 @@ def slowly(self, items, **options):
 
 
 HashingEncoder.encode = slowly
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a shell runs in the background inherit that it is ignored
 try:
     with MultiModalIndex.open(sys.argv[1], preset=tiny_preset(), create=True) as index:
         print("opened", flush=True)

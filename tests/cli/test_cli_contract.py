@@ -336,7 +336,9 @@ def test_through_head():
 
 @posix
 def test_ctrl_c():
-    code = "import sys; from llama_index_mm.cli import main; sys.stderr.write('ready\\n'); sys.stderr.flush(); main()"
+    # What a shell runs in the background ignores SIGINT, and so do its children.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; import sys; from llama_index_mm.cli import main; sys.stderr.write('ready\\n'); sys.stderr.flush(); main()"
     command = [sys.executable, "-c", code, "search", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stderr.readline() == b"ready\n"
