@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored import vectors_in
 
 import llama_index_mm
 from llama_index_mm.embeddings.base import EmbeddingSpace
@@ -35,13 +36,7 @@ def with_picture(dimension=48, name="tiny"):
 def vectors_of(folder):
     """Every vector, by space and node id."""
     with MediaStore(folder, create=False) as store:
-        found = {}
-        for space, modality in store.partitions():
-            seqs = store.find(space=space, modalities=[modality]).tolist()
-            nodes = store.nodes(seqs)
-            for seq, vector in zip(seqs, store.vectors(space, modality, seqs), strict=True):
-                found[space, nodes[seq].node_id] = vector.tobytes()
-        return found
+        return vectors_in(store)
 
 
 def nodes_of(folder):

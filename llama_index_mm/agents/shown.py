@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llama_index.core.base.llms.types import AudioBlock, ContentBlock, ImageBlock, TextBlock
@@ -122,9 +122,9 @@ def blocks_of(
         text = text_of(node, characters=limits.characters)
         medium, note = _shown(node.node, allowed, llm_media, left)
         if isinstance(medium, Medium) and medium.kind == "image":
-            left = ShowLimits(left.pictures - 1, left.side, left.seconds, left.characters)
+            left = replace(left, pictures=left.pictures - 1)
         elif isinstance(medium, Medium):
-            left = ShowLimits(left.pictures, left.side, left.seconds - medium.seconds, left.characters)
+            left = replace(left, seconds=left.seconds - medium.seconds)
         blocks.append(TextBlock(text=f"{text}\n({note})" if note else text))
         if medium is not None:
             blocks.append(_block(medium))

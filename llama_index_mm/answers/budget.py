@@ -90,8 +90,9 @@ class MediaBudget(BaseNodePostprocessor):
         self._media(copies, [at for at in best if at in copies], left, notes)
         for note in notes:
             _logger.info("The %s of %s is not given to the LLM: %s", note.part, note.node_id, note.reason)
+        told = json.dumps([asdict(note) for note in notes], ensure_ascii=False) if notes else ""
         for node in copies.values():
-            self._note(node, notes)
+            _note(node, told)
         return [NodeWithScore(node=copies[at], score=nodes[at].score) for at in sorted(copies)]
 
     def _texts(self, copies: dict[int, BaseNode], best: Sequence[int], notes: list[LeftOut]) -> int | None:
@@ -159,12 +160,14 @@ class MediaBudget(BaseNodePostprocessor):
                 high = middle - 1
         _set_text(node, text[:low])
 
-    def _note(self, node: BaseNode, notes: Sequence[LeftOut]) -> None:
-        node.metadata.pop(_NOTES, None)
-        if notes:
-            node.metadata[_NOTES] = json.dumps([asdict(note) for note in notes], ensure_ascii=False)
-        for hidden in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
-            hidden += [key for key in (_NOTES, MAX_SIDE, MAX_VIEWS) if key in node.metadata and key not in hidden]
+
+def _note(node: BaseNode, told: str) -> None:
+    """Write into a node what was left out of all, as JSON, in place of an earlier note."""
+    node.metadata.pop(_NOTES, None)
+    if told:
+        node.metadata[_NOTES] = told
+    for hidden in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
+        hidden += [key for key in (_NOTES, MAX_SIDE, MAX_VIEWS) if key in node.metadata and key not in hidden]
 
 
 def _set_text(node: BaseNode, text: str) -> None:

