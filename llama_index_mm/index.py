@@ -2,12 +2,15 @@
 
 import asyncio
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from llama_index.core import Settings
 from llama_index.core.llms.llm import LLM
 from llama_index.core.schema import BaseNode, TransformComponent
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from typing_extensions import Unpack
 
 from llama_index_mm.answers.answering import Answering
@@ -22,7 +25,12 @@ from llama_index_mm.retrieval.calibrating import calibrated, follow, follow_reem
 from llama_index_mm.retrieval.calibration import Calibration
 from llama_index_mm.retrieval.calibration_report import CalibrationReport
 from llama_index_mm.retrieval.options import RetrieverOptions
-from llama_index_mm.stores import MediaStore, SpaceVectorStore
+from llama_index_mm.stores import NodeStore
+from llama_index_mm.stores.opening import VectorStores, open_store
+
+if TYPE_CHECKING:
+    from llama_index_mm.ingestion.ray_options import RayOptions
+    from llama_index_mm.ingestion.shards_merge import MergeReport
 
 __all__ = ["MultiModalIndex"]
 
@@ -45,18 +53,18 @@ class MultiModalIndex(Answering):
         SpaceError: the store was made with another preset, or with other weights.
     """
 
-    def __init__(self, store: MediaStore, preset: Preset, *, transformations: Sequence[TransformComponent] = ()) -> None:
+    def __init__(self, store: NodeStore, preset: Preset, *, transformations: Sequence[TransformComponent] = ()) -> None:
         made = store.meta("preset")
         if made is not None and made != preset.name:
             raise SpaceError(
-                f"The index in {store.folder} was made with preset {made!r}, not {preset.name!r}. "
+                f"The index in {store.name} was made with preset {made!r}, not {preset.name!r}. "
                 "Open it with that preset, or bring it to this one: llama-index-mm reembed."
             )
         names = {space.name for space in preset.spaces}
         stored = {name for name in store.spaces() if not name.startswith(UNFINISHED)}
         if made is not None and (other := names ^ stored):
             raise SpaceError(
-                f"The index in {store.folder} and preset {preset.name!r} differ in the spaces {', '.join(sorted(other))}. "
+                f"The index in {store.name} and preset {preset.name!r} differ in the spaces {', '.join(sorted(other))}. "
                 "Open it with the preset that it was made with, or bring it to this one: llama-index-mm reembed."
             )
         for space in preset.spaces:
@@ -65,6 +73,7 @@ class MultiModalIndex(Answering):
             store.set_meta("preset", preset.name)
         self.store = store
         self.preset = preset
+        self._transformations = tuple(transformations)
         self._ingestor = Ingestor(store, preset, transformations=transformations)
         self._calibration = Calibration.load(store)
 
@@ -76,14 +85,17 @@ class MultiModalIndex(Answering):
         preset: Preset | str | None = None,
         create: bool = False,
         transformations: Sequence[TransformComponent] = (),
+        vector_stores: VectorStores | None = None,
     ) -> "MultiModalIndex":
         """Open an index.
 
         Args:
-            folder: where it is.
+            folder: where it is; or the address of a PostgreSQL database, ``postgresql://user:password@host:5432/database``.
             preset: a preset or its name; default is what the index says, or ``"offline"`` for a new one.
             create: start a new index if there is none.
             transformations: LlamaIndex transforms that media go through before they are encoded, such as `CaptionImages`.
+            vector_stores: gives for each space, by its name and the length of its vectors, the LlamaIndex vector store that
+                searches in place of FAISS. The folder stays the record of nodes, vectors and files.
 
         Raises:
             StoreError: there is no index and ``create`` is not set, or it is damaged.
@@ -91,11 +103,13 @@ class MultiModalIndex(Answering):
         """
         if isinstance(preset, str):
             preset = load_preset(preset)
-        store = MediaStore(folder, create=create)
+        store = open_store(folder, create=create, vector_stores=vector_stores)
         try:
             recorded = store.meta("preset")
             if recorded is None and not create:
-                raise StoreError(f"The index in {folder} is empty. Make it with: llama-index-mm ingest FOLDER --store {folder}")
+                raise StoreError(
+                    f"The index in {store.name} is empty. Make it with: llama-index-mm ingest FOLDER --store {store.name}"
+                )
             return cls(store, preset or load_preset(recorded or "offline"), transformations=transformations)
         except BaseException:
             store.close()
@@ -170,7 +184,7 @@ class MultiModalIndex(Answering):
         """
         if isinstance(preset, str):
             preset = load_preset(preset)
-        with MediaStore(folder, create=False) as store:
+        with open_store(folder) as store:
             made = preset or load_preset(store.meta("preset") or "offline")
             report = reembed(
                 store, made, spaces, show_progress=show_progress, num_workers=num_workers, media_limits=media_limits
@@ -201,6 +215,8 @@ class MultiModalIndex(Answering):
         limits: FetchLimits | None = None,
         media_limits: MediaLimits = LIMITS,
         calibrate: bool = True,
+        engine: Literal["local", "ray"] = "local",
+        ray: "RayOptions | None" = None,
     ) -> IngestReport:
         """Take in files and folders: new and changed files are read, broken ones are reported, the rest goes on.
 
@@ -220,8 +236,16 @@ class MultiModalIndex(Answering):
             media_limits: on each file: bytes, pixels, seconds, faces, and what decoding it may take.
             calibrate: learn anew what similarities mean where the index has changed much, see `calibrate`. Where that fails
                 there is a warning in the log.
+            engine: ``"ray"`` to work on all machines of a Ray cluster; files must have the same names on each of them.
+            ray: how the work is spread there.
         """
-        report = self._ingestor.ingest(
+        if engine == "ray":
+            take = self._ingest_on_cluster(ray)
+        elif engine == "local":
+            take = self._ingestor.ingest
+        else:
+            raise QueryError(f"Unknown engine {engine!r}; there are: local, ray.")
+        report = take(
             source,
             show_progress=show_progress,
             prune=prune,
@@ -236,6 +260,14 @@ class MultiModalIndex(Answering):
             self._calibration = follow(self.store, self.preset.spaces, show_progress=show_progress) or self._calibration
         return report
 
+    def _ingest_on_cluster(self, options: "RayOptions | None") -> Callable[..., IngestReport]:
+        from llama_index_mm.ingestion.engines import ingest_on_cluster
+        from llama_index_mm.ingestion.ray_options import RayOptions
+
+        return partial(
+            ingest_on_cluster, self.store, self.preset, options=options or RayOptions(), transformations=self._transformations
+        )
+
     async def aingest(
         self,
         source: Path | str | Iterable[Path | str],
@@ -249,6 +281,8 @@ class MultiModalIndex(Answering):
         limits: FetchLimits | None = None,
         media_limits: MediaLimits = LIMITS,
         calibrate: bool = True,
+        engine: Literal["local", "ray"] = "local",
+        ray: "RayOptions | None" = None,
     ) -> IngestReport:
         """Like `ingest`, off the event loop."""
         return await asyncio.to_thread(
@@ -263,7 +297,29 @@ class MultiModalIndex(Answering):
             limits=limits,
             media_limits=media_limits,
             calibrate=calibrate,
+            engine=engine,
+            ray=ray,
         )
+
+    def merge(self, shards: Path | str, *, show_progress: bool = False, calibrate: bool = True) -> "MergeReport":
+        """Load shards that a cluster wrote: every document once. Merging again changes nothing.
+
+        Args:
+            shards: their folder.
+            show_progress: show a bar on standard error.
+            calibrate: as in `ingest`.
+
+        Raises:
+            StoreError: there are none, or they are damaged.
+            SpaceError: they were made with other encoders.
+        """
+        from llama_index_mm.ingestion.shards_merge import merge_shards
+
+        report = merge_shards(shards, self.store, show_progress=show_progress)
+        self.store.checkpoint()
+        if calibrate:
+            self._calibration = follow(self.store, self.preset.spaces, show_progress=show_progress) or self._calibration
+        return report
 
     def insert(self, document: BaseNode) -> None:
         """Take in one document; one with the same id is replaced.
@@ -315,9 +371,9 @@ class MultiModalIndex(Answering):
         self._calibration, report = calibrated(self.store, self.preset.spaces, show_progress=show_progress, anew=anew)
         return report
 
-    def vector_store(self, space: str) -> SpaceVectorStore:
+    def vector_store(self, space: str) -> BasePydanticVectorStore:
         """One space as a LlamaIndex vector store."""
-        return SpaceVectorStore(self.store, space)
+        return self.store.vector_store(space)
 
     def as_retriever(
         self, *, similarity_top_k: int = 5, calibrated: bool = True, **options: Unpack[RetrieverOptions]

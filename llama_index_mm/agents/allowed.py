@@ -10,7 +10,7 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from llama_index_mm.errors import DecodeError, QueryError
 from llama_index_mm.media import Modality, digest_file
 from llama_index_mm.nodes import PREFIX, MediaNode, modality_of_node, retype
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["AllowedFiles"]
 
@@ -32,7 +32,7 @@ class AllowedFiles:
         QueryError: a folder of ``media_roots`` is none.
     """
 
-    def __init__(self, store: MediaStore | None = None, media_roots: Sequence[Path | str] = ()) -> None:
+    def __init__(self, store: NodeStore | None = None, media_roots: Sequence[Path | str] = ()) -> None:
         self._store = store
         self._roots = [Path(os.path.realpath(root)) for root in media_roots]
         if missing := [str(root) for root in self._roots if not root.is_dir()]:
@@ -93,7 +93,7 @@ class AllowedFiles:
         return next((node.path for node in map(retype, nodes) if isinstance(node, MediaNode) and self.unchanged(node)), None)
 
     def _in_roots(self, given: str) -> Path | None:
-        own = [Path(os.path.realpath(self._store.folder)) / "media"] if self._store is not None else []
+        own = [Path(os.path.realpath(self._store.media_folder))] if self._store is not None else []
         for path in [Path(given)] if Path(given).is_absolute() else [root / given for root in self._roots]:
             real = Path(os.path.realpath(path))
             if any(real.is_relative_to(root) for root in [*self._roots, *own]) and real.is_file():

@@ -21,7 +21,7 @@ from llama_index_mm.index import MultiModalIndex
 from llama_index_mm.media import Modality
 from llama_index_mm.retrieval import MediaQuery
 from llama_index_mm.retrieval.options import RetrieverOptions
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["BAD_CALL", "MediaRetrieverTool"]
 
@@ -65,7 +65,7 @@ class MediaRetrieverTool(AsyncBaseTool):
         self,
         retriever: BaseRetriever,
         *,
-        store: MediaStore | None = None,
+        store: NodeStore | None = None,
         media_roots: Sequence[Path | str] = (),
         llm_media: Collection[str] = ("image",),
         limits: ShowLimits | None = None,

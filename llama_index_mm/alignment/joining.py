@@ -14,7 +14,8 @@ from llama_index_mm.ingestion import ReembedReport
 from llama_index_mm.ingestion.reembed import UNFINISHED
 from llama_index_mm.media import MODALITIES, Modality
 from llama_index_mm.presets import Preset
-from llama_index_mm.stores import MediaStore, Record
+from llama_index_mm.stores import NodeStore, Record
+from llama_index_mm.stores.opening import open_store
 
 __all__ = ["beside", "digest_vectors", "join", "with_encoder"]
 
@@ -95,7 +96,7 @@ def join(
         SpaceError: the index was made with another preset than the old one.
     """
     before = {space.name: space for space in old.spaces}
-    with MediaStore(folder, create=False) as store:
+    with open_store(folder) as store:
         stored = store.spaces()
         for space in new.spaces:
             was = before.get(space.name)
@@ -124,7 +125,7 @@ def digest_vectors(
         SHA-256 over the nodes' ids and vectors, in the order of ids; partitions without vectors are left out.
     """
     out: dict[str, str] = {}
-    with MediaStore(folder, create=False) as store:
+    with open_store(folder) as store:
         for space in sorted(store.spaces()) if spaces is None else spaces:
             for modality in modalities:
                 seqs = store.find(space=space, modalities=[modality]).tolist()
@@ -143,7 +144,7 @@ def _first(row: tuple[str, object]) -> str:
     return row[0]
 
 
-def _copy(store: MediaStore, was: EmbeddingSpace, space: EmbeddingSpace, show_progress: bool) -> None:
+def _copy(store: NodeStore, was: EmbeddingSpace, space: EmbeddingSpace, show_progress: bool) -> None:
     """Copy the vectors that stay into the space that `reembed` goes on to fill."""
     name = UNFINISHED + space.name
     known = store.spaces().get(name)

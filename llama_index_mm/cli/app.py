@@ -18,9 +18,10 @@ from llama_index_mm.cli.align import align
 from llama_index_mm.cli.ask import ask
 from llama_index_mm.cli.calibrate import calibrate
 from llama_index_mm.cli.check_store import check_store
+from llama_index_mm.cli.copy import copy
 from llama_index_mm.cli.demo import demo
 from llama_index_mm.cli.evaluate import evaluate
-from llama_index_mm.cli.ingest import ingest, reembed
+from llama_index_mm.cli.ingest import ingest, merge, reembed
 from llama_index_mm.cli.map import map_space
 from llama_index_mm.cli.mcp import mcp
 from llama_index_mm.cli.models import models_app
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 _FIRST: tuple[Callable[..., None], ...] = (demo, ingest, search, ask, info, presets)
-_THEN: tuple[Callable[..., None], ...] = (calibrate, evaluate, align, reembed, check, repair, compact, optimize)
+_THEN: tuple[Callable[..., None], ...] = (calibrate, evaluate, align, reembed, copy, merge, check, repair, compact, optimize)
 for _command in _FIRST:
     app.command()(_command)
 app.add_typer(models_app, name="models")

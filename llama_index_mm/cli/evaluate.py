@@ -23,7 +23,7 @@ _WIDE = 110  # characters from which intervals stand beside their means
 def evaluate(
     ctx: typer.Context,
     judgments: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="[STORE] JUDGMENTS", help="CSV or JSON Lines of queries and what they should find; the index before it."
         ),
@@ -67,7 +67,7 @@ def evaluate(
     store = store_of(ctx, folders[0] if folders else None, store)
     if plot is not None:
         check_plot(plot)  # not after all has been asked
-    judged = load_judgments(file, by=by)  # type: ignore[arg-type]
+    judged = load_judgments(Path(file), by=by)  # type: ignore[arg-type]
     _tell_problems(judged)
     fitted: WeightFit | str | None = None
     with MultiModalIndex.open(store) as index:

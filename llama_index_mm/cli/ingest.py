@@ -1,8 +1,8 @@
-"""``llama-index-mm ingest`` and ``reembed``: what changes an index."""
+"""``llama-index-mm ingest``, ``merge`` and ``reembed``: what changes an index."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -11,8 +11,11 @@ from llama_index_mm.cli.options import DEFAULT_STORE, PRESET_NAMES, AsJson, Quie
 
 if TYPE_CHECKING:
     from llama_index_mm.ingestion import IngestReport, ReembedReport
+    from llama_index_mm.ingestion.ray_options import RayOptions
 
-__all__ = ["as_dict", "ingest", "reembed"]
+__all__ = ["EngineName", "as_dict", "ingest", "merge", "reembed"]
+
+EngineName: TypeAlias = Literal["local", "ray"]
 
 
 def as_dict(report: "IngestReport | ReembedReport") -> dict[str, Any]:
@@ -32,6 +35,16 @@ def ingest(
     retry: Annotated[bool, typer.Option("--retry", help="Also try files again that could not be decoded before.")] = False,
     links: Annotated[bool, typer.Option("--follow-links", help="Take what links in folders lead to.")] = False,
     workers: Workers = None,
+    engine: Annotated[EngineName, typer.Option("--engine", help="ray works on all machines of a Ray cluster.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="The cluster: auto, or HOST:PORT; default is one on this machine.")
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option("--actors", min=1, help="Processes with models; as many as there is room for.")
+    ] = None,
+    shards: Annotated[
+        Path | None, typer.Option("--shards", help="Folder that all machines reach; its shards stay, for merge.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,11 +65,41 @@ def ingest(
             retry_failed=retry,
             follow_links=links,
             num_workers=workers,
+            engine=engine,
+            ray=_cluster(ray_address, actors, shards) if engine == "ray" else None,
         )
     if as_json:
         output.print_json(as_dict(report))
     else:
         show.report(report)
+
+
+def _cluster(address: str | None, actors: int | None, shards: Path | None) -> "RayOptions":
+    from llama_index_mm.ingestion.ray_options import RayOptions
+
+    try:
+        return RayOptions(address=address, actors=actors, shards=shards)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--ray-address") from error
+
+
+def merge(
+    shards: Annotated[Path, typer.Argument(help="Folder of shards, as ingest --engine ray --shards makes it.")],
+    store: Store = DEFAULT_STORE,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Load shards into an index: every document once. Merging again changes nothing; a merge that was stopped goes on so."""
+    from llama_index_mm.index import MultiModalIndex
+    from llama_index_mm.ingestion.shards import ShardStore
+
+    given = ShardStore(shards)
+    with MultiModalIndex.open(store, preset=given.preset, create=True) as index:
+        report = index.merge(shards, show_progress=output.progress())
+    if as_json:
+        output.print_json(asdict(report))
+    else:
+        output.write(f"{report}\n")
 
 
 def reembed(

@@ -26,10 +26,10 @@ def map_space(
     """Draw the vectors of a space in two dimensions, coloured by modality."""
     from llama_index_mm.display import space_map
     from llama_index_mm.retrieval.plots import check_plot
-    from llama_index_mm.stores import MediaStore
+    from llama_index_mm.stores.opening import open_store
 
     check_plot(out)  # not after a large store was read
-    with MediaStore(store, create=False) as opened:
+    with open_store(store) as opened:
         made = space_map(opened, space, method=method, sample=sample, seed=seed)  # type: ignore[arg-type]
     made.plot(out)
     output.note(f"{made.note}. Wrote {out}")

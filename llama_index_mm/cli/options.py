@@ -26,6 +26,7 @@ __all__ = [
     "StoreArgument",
     "Workers",
     "among",
+    "folder_of",
     "modalities_of",
     "read_words",
     "spaces_of",
@@ -39,7 +40,7 @@ FusionName: TypeAlias = Literal["convex", "distribution_based", "maximum", "reci
 PRESET_NAMES = ("offline", "offline-en", "clip", "multilingual", "quality")
 STORE_FILE = "store.sqlite"
 
-DEFAULT_STORE = Path("mm-index")
+DEFAULT_STORE = "mm-index"
 
 
 def among(*values: str) -> Callable[[str], list[str]]:
@@ -78,8 +79,13 @@ def _be_quiet(quiet: bool) -> bool:
     return quiet
 
 
-Store = Annotated[Path, typer.Option("--store", "-s", envvar="LLAMA_INDEX_MM_STORE", help="Folder of the index.")]
-StoreArgument = Annotated[Path | None, typer.Argument(metavar="[STORE]", help="Folder of the index, if not by --store.")]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store", "-s", envvar="LLAMA_INDEX_MM_STORE", help="Folder of the index, or postgresql://USER@HOST/DATABASE."
+    ),
+]
+StoreArgument = Annotated[str | None, typer.Argument(metavar="[STORE]", help="The index, if not by --store.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Modalities = Annotated[
     list[str] | None,
@@ -97,8 +103,8 @@ Html = Annotated[Path | None, typer.Option("--html", help="Also write one page w
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that decode; one on each core.")]
 
 
-def store_of(ctx: typer.Context, given: Path | None, option: Path) -> Path:
-    """The folder of the index, by argument or by option.
+def store_of(ctx: typer.Context, given: str | None, option: str) -> str:
+    """Where the index is, by argument or by option.
 
     Args:
         ctx: of the call.
@@ -112,6 +118,19 @@ def store_of(ctx: typer.Context, given: Path | None, option: Path) -> Path:
     if given is not None and source is not None and source.name == "COMMANDLINE" and given != option:
         raise typer.BadParameter(f"Expected one index, got {given} and {option}.", param_hint="--store")
     return option if given is None else given
+
+
+def folder_of(store: str) -> Path:
+    """The folder of an index that must be in one.
+
+    Raises:
+        BadParameter: it is in a database.
+    """
+    if "://" in store:
+        raise typer.BadParameter(
+            "Expected a folder: PostgreSQL looks after its files by itself (VACUUM, REINDEX).", param_hint="--store"
+        )
+    return Path(store)
 
 
 def read_words(given: str, what: str) -> str:

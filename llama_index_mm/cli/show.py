@@ -14,7 +14,7 @@ from llama_index_mm.cli import output
 from llama_index_mm.ingestion import IngestReport, ReembedReport
 from llama_index_mm.nodes import PREFIX, AudioMedia, format_seconds, modality_of_node
 from llama_index_mm.retrieval.reasons import reasons_of
-from llama_index_mm.stores import CheckReport, MediaStore
+from llama_index_mm.stores import CheckReport, NodeStore
 
 __all__ = [
     "as_dict",
@@ -159,10 +159,10 @@ def reembedded(told: ReembedReport) -> None:
         output.results().print(f"  [yellow]no vector[/yellow] {_line(problem.name)}: {_line(problem.reason)}")
 
 
-def store_facts(store: MediaStore) -> dict[str, Any]:
+def store_facts(store: NodeStore) -> dict[str, Any]:
     """What can be said of an index."""
     return {
-        "folder": str(store.folder),
+        "folder": store.name,
         "preset": store.meta("preset"),
         "nodes": store.counts(),
         "files": len(store.sources(status="indexed")),

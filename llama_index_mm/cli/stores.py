@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llama_index_mm.cli import output
-from llama_index_mm.cli.options import DEFAULT_STORE, AsJson, ModalityName, Quiet, Store, spaces_of
+from llama_index_mm.cli.options import DEFAULT_STORE, AsJson, ModalityName, Quiet, Store, folder_of, spaces_of
 
 if TYPE_CHECKING:
     from llama_index_mm.stores import CheckReport
@@ -17,9 +17,9 @@ __all__ = ["check", "compact", "info", "optimize", "repair"]
 def info(store: Store = DEFAULT_STORE, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Tell what is in an index: preset, spaces, counts, files that could not be taken."""
     from llama_index_mm.cli import show
-    from llama_index_mm.stores import MediaStore
+    from llama_index_mm.stores.opening import open_store
 
-    with MediaStore(store, create=False) as opened:
+    with open_store(store) as opened:
         told = show.store_facts(opened)
     if as_json:
         output.print_json(told)
@@ -29,9 +29,9 @@ def info(store: Store = DEFAULT_STORE, as_json: AsJson = False, quiet: Quiet = F
 
 def check(store: Store = DEFAULT_STORE, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Look whether an index is sound: every row, count, FAISS file and media file of its own. Exit status 1 if it is not."""
-    from llama_index_mm.stores import MediaStore
+    from llama_index_mm.stores.opening import open_store
 
-    with MediaStore(store, create=False) as opened:
+    with open_store(store) as opened:
         _tell(opened.check(), as_json)
 
 
@@ -39,7 +39,7 @@ def repair(store: Store = DEFAULT_STORE, as_json: AsJson = False, quiet: Quiet =
     """Make FAISS files and what filters look at anew from the nodes and vectors in the database, and check again."""
     from llama_index_mm.stores import MediaStore
 
-    with MediaStore(store, create=False) as opened:
+    with MediaStore(folder_of(store), create=False) as opened:
         _tell(opened.repair(), as_json)
 
 
@@ -58,7 +58,7 @@ def compact(store: Store = DEFAULT_STORE, as_json: AsJson = False, quiet: Quiet 
     """Give back the space of what was deleted."""
     from llama_index_mm.stores import MediaStore
 
-    with MediaStore(store, create=False) as opened:
+    with MediaStore(folder_of(store), create=False) as opened:
         before, after = opened.compact()
     if as_json:
         output.print_json({"bytes_before": before, "bytes_after": after})
@@ -75,9 +75,9 @@ def optimize(
 ) -> None:
     """Build approximate indexes for a space, where they find nearly all that exact ones find and are faster."""
     from llama_index_mm.cli import show
-    from llama_index_mm.stores import MediaStore
+    from llama_index_mm.stores.opening import open_store
 
-    with MediaStore(store, create=False) as opened:
+    with open_store(store) as opened:
         opened.build_approximate(space, modality)
         told = show.store_facts(opened)
     if as_json:

@@ -16,7 +16,7 @@ from llama_index_mm.index import MultiModalIndex
 from llama_index_mm.media import MODALITIES, Modality
 from llama_index_mm.nodes import PREFIX, AudioMedia, format_seconds
 from llama_index_mm.retrieval.plots import check_plot
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["METHODS", "Method", "SpaceMap", "space_map"]
 
@@ -150,7 +150,7 @@ class SpaceMap:
 
 
 def space_map(
-    source: MultiModalIndex | MediaStore, space: str, *, method: Method = "pca", sample: int = 2000, seed: int = 0
+    source: MultiModalIndex | NodeStore, space: str, *, method: Method = "pca", sample: int = 2000, seed: int = 0
 ) -> SpaceMap:
     """Bring the vectors of a space into two dimensions.
 
@@ -177,7 +177,7 @@ def space_map(
     if sample < 1:
         raise QueryError(f"A map has at least one point, got a sample of {sample}.")
     manifold = _scikit_learn() if method == "tsne" else None
-    store = source if isinstance(source, MediaStore) else source.store
+    store = source if isinstance(source, NodeStore) else source.store
     if space not in store.spaces():
         raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(store.spaces())}.")
     by_modality = {one: store.find(modalities=[one], space=space) for one in MODALITIES}

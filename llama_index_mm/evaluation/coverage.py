@@ -9,7 +9,7 @@ from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter,
 from llama_index_mm.evaluation.asking import taken
 from llama_index_mm.evaluation.judgments import Identity, Judged, item_of
 from llama_index_mm.evaluation.tables import Judgments
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["ItemCheck", "check_items"]
 
@@ -50,7 +50,7 @@ class ItemCheck:
         return tuple(notes)
 
 
-def check_items(store: MediaStore, judged: Judgments | Sequence[Judged], *, by: Identity | None = None) -> ItemCheck:
+def check_items(store: NodeStore, judged: Judgments | Sequence[Judged], *, by: Identity | None = None) -> ItemCheck:
     """Look whether an index holds what queries should find; nothing is asked.
 
     Args:
@@ -79,7 +79,7 @@ def check_items(store: MediaStore, judged: Judgments | Sequence[Judged], *, by: 
     return ItemCheck(len(items), absent, sum(missing.issuperset(some) for some in sought), shared)
 
 
-def _called(store: MediaStore, items: Sequence[str], by: Identity) -> Iterator[BaseNode]:
+def _called(store: NodeStore, items: Sequence[str], by: Identity) -> Iterator[BaseNode]:
     """Nodes that may be called by one of these items; see `item_of`."""
     for at in range(0, len(items), _BATCH):
         some = list(items[at : at + _BATCH])

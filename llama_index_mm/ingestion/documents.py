@@ -8,12 +8,12 @@ from llama_index.core.schema import BaseNode, ImageDocument, ImageNode, MediaRes
 from llama_index_mm.errors import DecodeError
 from llama_index_mm.nodes import PREFIX, MediaNode, retype
 from llama_index_mm.readers.media import document_of
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["as_media"]
 
 
-def as_media(document: BaseNode, store: MediaStore) -> BaseNode:
+def as_media(document: BaseNode, store: NodeStore) -> BaseNode:
     """Turn LlamaIndex's own nodes that hold an image or a sound into media nodes; others are given back as they are.
 
     Raises:

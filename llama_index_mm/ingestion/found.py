@@ -11,7 +11,7 @@ from llama_index_mm.media import MediaLimits, Modality, digest_bytes, digest_fil
 from llama_index_mm.media.files import check_readable
 from llama_index_mm.readers import FetchLimits
 from llama_index_mm.readers.remote import read_remote
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["Found", "examined"]
 
@@ -67,7 +67,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def examined(
-    files: Iterable[Path | str], store: MediaStore, limits: MediaLimits, fetch_limits: FetchLimits | None
+    files: Iterable[Path | str], store: NodeStore, limits: MediaLimits, fetch_limits: FetchLimits | None
 ) -> Iterator[Found]:
     """Look at files and fetch addresses, some ahead of their turn, in order."""
     ahead: deque[Future[Found]] = deque()
@@ -103,7 +103,7 @@ def _examine(path: Path, limits: MediaLimits) -> Found:
         return Found(str(path), problem=f"{path.name} can't be read: {error.strerror or error}.")
 
 
-def _fetch(address: str, store: MediaStore, limits: MediaLimits, fetch_limits: FetchLimits | None) -> Found:
+def _fetch(address: str, store: NodeStore, limits: MediaLimits, fetch_limits: FetchLimits | None) -> Found:
     try:
         fetched = read_remote(address, fetch_limits, media=limits)
         modality = modality_of(Path(fetched.name))

@@ -17,7 +17,7 @@ from llama_index_mm.media import LIMITS, MediaLimits
 from llama_index_mm.media.pool import DecodePool
 from llama_index_mm.presets import Preset
 from llama_index_mm.readers import FetchLimits
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 from llama_index_mm.transforms.audio import SplitAudio
 from llama_index_mm.transforms.images import LabelImages
 from llama_index_mm.transforms.meshes import DescribeMeshes
@@ -43,7 +43,7 @@ class Ingestor:
 
     def __init__(
         self,
-        store: MediaStore,
+        store: NodeStore,
         preset: Preset,
         *,
         text_splitter: TransformComponent | None = None,

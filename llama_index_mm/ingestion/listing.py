@@ -8,7 +8,7 @@ from llama_index_mm.errors import DecodeError
 from llama_index_mm.media import MediaLimits
 from llama_index_mm.readers import Problem, is_archive, list_archive, list_files
 from llama_index_mm.readers.remote import is_remote, list_remote
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["gone", "list_sources"]
 
@@ -46,7 +46,7 @@ def _extend(files: list[Path | str], name: Path | str, more: Iterable[Path | str
         problems.append(Problem.of(name, str(error)))
 
 
-def gone(store: MediaStore, given: Given, files: Iterable[Path | str]) -> list[str]:
+def gone(store: NodeStore, given: Given, files: Iterable[Path | str]) -> list[str]:
     """Files that the index knows, that lay in what was given, and that are there no more.
 
     Args:

@@ -17,7 +17,7 @@ from llama_index_mm.media.pool import DecodePool, Decoding
 from llama_index_mm.nodes import MediaNode, MeshMedia
 from llama_index_mm.presets import Preset
 from llama_index_mm.readers import Problem
-from llama_index_mm.stores import MediaStore, Record
+from llama_index_mm.stores import NodeStore, Record
 
 __all__ = ["UNFINISHED", "ReembedReport", "reembed"]
 
@@ -48,7 +48,7 @@ class ReembedReport:
 
 
 def reembed(
-    store: MediaStore,
+    store: NodeStore,
     preset: Preset,
     spaces: Sequence[str] = (),
     *,
@@ -93,7 +93,7 @@ def reembed(
 
 
 def _fill(
-    store: MediaStore,
+    store: NodeStore,
     space: EmbeddingSpace,
     report: ReembedReport,
     show_progress: bool,
@@ -127,7 +127,7 @@ _Decodings = dict[str, Decoding | Content]
 
 
 def _decoded(
-    store: MediaStore, space: EmbeddingSpace, modality: Modality, seqs: Sequence[int], pool: DecodePool | None
+    store: NodeStore, space: EmbeddingSpace, modality: Modality, seqs: Sequence[int], pool: DecodePool | None
 ) -> Iterator[tuple[list[BaseNode], _Decodings]]:
     """Nodes in batches, and their files on the way through the decoders, one batch ahead."""
     earlier: tuple[list[BaseNode], _Decodings] | None = None
@@ -151,7 +151,7 @@ def _has_views(node: BaseNode) -> bool:
 
 
 def _store(
-    store: MediaStore,
+    store: NodeStore,
     space: EmbeddingSpace,
     name: str,
     nodes: list[BaseNode],

@@ -32,7 +32,7 @@ from llama_index_mm.nodes import MediaNode, modality_of_node
 from llama_index_mm.readers import Problem
 from llama_index_mm.readers.media import document_of
 from llama_index_mm.readers.remote import is_remote
-from llama_index_mm.stores import MediaStore, Source
+from llama_index_mm.stores import NodeStore, Source
 from llama_index_mm.transforms.base import MediaTransform
 from llama_index_mm.transforms.pages import SplitPages
 
@@ -93,7 +93,7 @@ class Stages:
         media: transforms of media nodes, in order.
     """
 
-    store: MediaStore
+    store: NodeStore
     spaces: Sequence[EmbeddingSpace]
     splitter: TransformComponent
     media: Sequence[TransformComponent]

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from llama_index_mm.embeddings.base import EmbeddingSpace, Encoder, Vectors
 from llama_index_mm.media import MODALITIES, Modality
 from llama_index_mm.nodes import PREFIX
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
-__all__ = ["PHRASES", "Asked", "asked_of", "document_of", "evenly", "script_of", "sentence_of"]
+__all__ = ["PHRASES", "Asked", "asked_of", "document_of", "script_of", "sentence_of"]
 
 _ASKED = 256  # of one kind
 _WORDS = 20  # of a text that is asked with
@@ -117,7 +117,7 @@ class Asked:
 
 
 def asked_of(
-    store: MediaStore,
+    store: NodeStore,
     spaces: Sequence[EmbeddingSpace],
     old: Mapping[tuple[str, Modality], Asked],
     prints: Mapping[str, str],
@@ -153,11 +153,11 @@ def asked_of(
             scripts = tuple(script_of(text) for text in texts[0])
             yield space, part, Asked(_rounded(vectors), tuple(texts[1]), encoder.fingerprint, texts[2], scripts), True
         elif encoder is space.encoders.get(part):  # asked and stored alike
-            seqs = store.find(modalities=[part], space=space.name)
-            if before is not None and not differs(before.there, len(seqs)):
+            there = store.partitions().get((space.name, part), 0)
+            if before is not None and not differs(before.there, there):
                 yield space, part, before, False
-            elif len(seqs):
-                yield space, part, _stored(store, space.name, part, encoder, seqs), True
+            elif there:
+                yield space, part, _stored(store, space.name, part, encoder, there), True
 
 
 def script_of(*texts: str) -> str:
@@ -181,22 +181,23 @@ def sentence_of(text: str) -> str:
     return " ".join(longest.split()[:_WORDS])
 
 
-def _stored(store: MediaStore, space: str, part: Modality, encoder: Encoder, seqs: NDArray[np.int64]) -> Asked:
-    picked = evenly(seqs, _ASKED).tolist()
+def _stored(store: NodeStore, space: str, part: Modality, encoder: Encoder, there: int) -> Asked:
+    picked = store.spread(_ASKED, modalities=[part], space=space).tolist()
     vectors = store.vectors(space, part, picked)
     usable = [bool(row.any()) and bool(np.isfinite(row).all()) for row in vectors]
     nodes = store.nodes(picked)
     documents = [document_of(nodes[seq]) if seq in nodes else "" for seq in picked]
     kept = [document for document, good in zip(documents, usable, strict=True) if good]
-    return Asked(_rounded(vectors[usable]), tuple(kept), encoder.fingerprint, len(seqs), ("",) * len(kept))
+    return Asked(_rounded(vectors[usable]), tuple(kept), encoder.fingerprint, there, ("",) * len(kept))
 
 
-def _worded(store: MediaStore) -> int:
+def _worded(store: NodeStore) -> int:
     """Nodes that may have words of their own."""
-    return len(store.find(modalities=["text", "audio"]))
+    counts = store.counts()
+    return counts.get("text", 0) + counts.get("audio", 0)
 
 
-def _texts(store: MediaStore) -> tuple[list[str], list[str], int]:
+def _texts(store: NodeStore) -> tuple[list[str], list[str], int]:
     """Texts to ask with, the documents that they are of, and how many nodes there were to take them from.
 
     Texts, transcripts and captions come in equal shares as far as there are any. Phrases come to them, as texts may all
@@ -204,8 +205,7 @@ def _texts(store: MediaStore) -> tuple[list[str], list[str], int]:
     """
     by_modality: list[list[tuple[str, str]]] = []
     for modality in MODALITIES:
-        seqs = store.find(modalities=[modality])
-        nodes = store.nodes(evenly(seqs, 4 * _ASKED).tolist())
+        nodes = store.nodes(store.spread(4 * _ASKED, modalities=[modality]).tolist())
         found = [(sentence_of(_words(node)), document_of(node)) for node in nodes.values()]
         by_modality.append([(words, document) for words, document in found if words])
     own: list[tuple[str, str]] = []
@@ -230,11 +230,6 @@ def _words(node: BaseNode) -> str:
 def document_of(node: BaseNode) -> str:
     """Id of the document that a node is of; a node of none is its own."""
     return node.ref_doc_id or node.node_id
-
-
-def evenly(seqs: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many numbers, evenly spread."""
-    return seqs if len(seqs) <= most else seqs[np.linspace(0, len(seqs) - 1, most).astype(np.int64)]
 
 
 def _rounded(vectors: Vectors) -> Vectors:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from llama_index_mm.embeddings.base import EmbeddingSpace
 from llama_index_mm.retrieval.calibration import Calibration, calibrate
 from llama_index_mm.retrieval.calibration_report import CalibrationReport, report_of
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["calibrated", "follow", "follow_reembedding"]
 
@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def calibrated(
-    store: MediaStore, spaces: Sequence[EmbeddingSpace], *, show_progress: bool = False, anew: bool = False
+    store: NodeStore, spaces: Sequence[EmbeddingSpace], *, show_progress: bool = False, anew: bool = False
 ) -> tuple[Calibration, CalibrationReport]:
     """Calibrate an index, and keep what was learned with it.
 
@@ -36,7 +36,7 @@ def calibrated(
     return made, report_of(store, spaces, made, time.monotonic() - began)
 
 
-def follow(store: MediaStore, spaces: Sequence[EmbeddingSpace], *, show_progress: bool = False) -> Calibration | None:
+def follow(store: NodeStore, spaces: Sequence[EmbeddingSpace], *, show_progress: bool = False) -> Calibration | None:
     """Calibrate an index that has changed much; None where it has not.
 
     It comes after work that is done and stored, and so fails with a warning in the log: the index keeps the calibration that
@@ -46,7 +46,7 @@ def follow(store: MediaStore, spaces: Sequence[EmbeddingSpace], *, show_progress
 
 
 def follow_reembedding(
-    store: MediaStore, spaces: Sequence[EmbeddingSpace], encoded: Collection[str], *, show_progress: bool = False
+    store: NodeStore, spaces: Sequence[EmbeddingSpace], encoded: Collection[str], *, show_progress: bool = False
 ) -> None:
     """Learn anew what was known of spaces whose vectors are others now; like `follow`, but only if the index was calibrated.
 
@@ -62,7 +62,7 @@ def follow_reembedding(
         _follow(store, spaces, Calibration(old.fits, old.asked, prints, old.counts), show_progress)
 
 
-def _follow(store: MediaStore, spaces: Sequence[EmbeddingSpace], old: Calibration, show_progress: bool) -> Calibration | None:
+def _follow(store: NodeStore, spaces: Sequence[EmbeddingSpace], old: Calibration, show_progress: bool) -> Calibration | None:
     """A new calibration; None if that is not needed, or fails."""
     if not old.stale(store, spaces):
         return None
@@ -72,10 +72,10 @@ def _follow(store: MediaStore, spaces: Sequence[EmbeddingSpace], old: Calibratio
     except Exception as error:  # an encoder may be a service, and raise whatever its client raises
         _LOG.warning(
             "The index in %s could not be calibrated (%s: %s); all else is done. Try again: llama-index-mm calibrate %s",
-            store.folder,
+            store.name,
             type(error).__name__,
             error,
-            store.folder,
+            store.name,
         )
         return None
     return made

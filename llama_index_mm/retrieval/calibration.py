@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import EmbeddingSpace, Vectors
 from llama_index_mm.media import Modality
-from llama_index_mm.retrieval.asked import Asked, asked_of, document_of, evenly
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.retrieval.asked import Asked, asked_of, document_of
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["Calibration", "ChannelFit", "Key", "calibrate", "fit_channel", "hubness"]
 
@@ -205,7 +205,7 @@ class Calibration:
 
     def scores(
         self,
-        store: MediaStore,
+        store: NodeStore,
         key: Key,
         fingerprint: str,
         similarities: NDArray[np.floating],
@@ -231,7 +231,7 @@ class Calibration:
         hubs = self._hubs_of(store, key, script, seqs) if fit.share else np.zeros(len(seqs))
         return fit.scores(similarities, hubs, spoken, balance, script)
 
-    def save(self, store: MediaStore) -> None:
+    def save(self, store: NodeStore) -> None:
         """Keep it with the index."""
         store.set_meta(
             _META,
@@ -255,7 +255,7 @@ class Calibration:
         return cls({}, {}, {}, {})
 
     @classmethod
-    def load(cls, store: MediaStore) -> "Calibration | None":
+    def load(cls, store: NodeStore) -> "Calibration | None":
         """Read what `save` kept; None if there is nothing, or it is of another version or damaged, which is logged."""
         text = store.meta(_META)
         if text is None:
@@ -275,20 +275,20 @@ class Calibration:
             _LOG.warning(
                 "The calibration of the index in %s can't be read (%s: %s), and scores are made without it. Make it anew: "
                 "llama-index-mm calibrate STORE.",
-                store.folder,
+                store.name,
                 type(error).__name__,
                 error,
             )
             return None
 
-    def stale(self, store: MediaStore, spaces: Sequence[EmbeddingSpace]) -> bool:
+    def stale(self, store: NodeStore, spaces: Sequence[EmbeddingSpace]) -> bool:
         """Whether the index has other encoders than then, or in any modality a quarter more nodes, or as many fewer."""
         if self.prints != {space.name: space.fingerprint for space in spaces}:
             return True
         now = store.partitions()
         return any(_differs(self.counts.get(key, 0), now.get(key, 0)) for key in {*self.counts, *now})
 
-    def _hubs_of(self, store: MediaStore, key: Key, script: str, seqs: Sequence[int]) -> NDArray[np.float64]:
+    def _hubs_of(self, store: NodeStore, key: Key, script: str, seqs: Sequence[int]) -> NDArray[np.float64]:
         space, part, modality = key
         asked = self.asked[space, part]
         judges = self._judges.get((space, part, script))
@@ -304,8 +304,8 @@ class Calibration:
             if there.all():
                 return hubs[at]
             new = wanted[~there]
-            if not len(known) and len(rest := store.find(modalities=[modality], space=space)) <= _AT_ONCE:
-                new = np.union1d(rest, new)
+            if not len(known) and store.partitions().get((space, modality), 0) <= _AT_ONCE:
+                new = np.union1d(store.find(modalities=[modality], space=space), new)
             if len(known) > _KEPT:
                 known, hubs, new = *_NO_HUBS, wanted
             found = hubness(asked.vectors[judges] @ store.vectors(space, modality, new.tolist()).T)
@@ -314,7 +314,7 @@ class Calibration:
             self._hubs[key, script] = known[order], hubs[order]
             return hubs[order][np.searchsorted(known[order], wanted)]
 
-    def _languages(self, store: MediaStore, seqs: Sequence[int]) -> list[str]:
+    def _languages(self, store: NodeStore, seqs: Sequence[int]) -> list[str]:
         with self._lock:
             missing = [seq for seq in seqs if seq not in self._spoken]
             for at in range(0, len(missing), 1024):
@@ -330,7 +330,7 @@ def language_of(metadata: Mapping[str, object]) -> str:
 
 
 def calibrate(
-    store: MediaStore, spaces: Sequence[EmbeddingSpace], *, old: Calibration | None = None, show_progress: bool = False
+    store: NodeStore, spaces: Sequence[EmbeddingSpace], *, old: Calibration | None = None, show_progress: bool = False
 ) -> Calibration:
     """Fit all channels of an index.
 
@@ -371,8 +371,8 @@ class _Searched(NamedTuple):
     spoken: list[str]
 
 
-def _searched(store: MediaStore, space: str, modality: Modality) -> _Searched:
-    seqs = evenly(store.find(modalities=[modality], space=space), _ITEMS).tolist()
+def _searched(store: NodeStore, space: str, modality: Modality) -> _Searched:
+    seqs = store.spread(_ITEMS, modalities=[modality], space=space).tolist()
     documents, spoken = [], []
     for at in range(0, len(seqs), 1024):
         some = seqs[at : at + 1024]

@@ -11,10 +11,9 @@ import numpy as np
 from llama_index_mm.embeddings.base import EmbeddingSpace
 from llama_index_mm.errors import QueryError
 from llama_index_mm.media import Modality
-from llama_index_mm.retrieval.asked import evenly
 from llama_index_mm.retrieval.calibration import Calibration, Key
 from llama_index_mm.retrieval.plots import check_plot
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["QUANTILES", "CalibrationReport", "ChannelReport", "report_of"]
 
@@ -146,7 +145,7 @@ class CalibrationReport:
 
 
 def report_of(
-    store: MediaStore, spaces: Sequence[EmbeddingSpace], calibration: Calibration, seconds: float
+    store: NodeStore, spaces: Sequence[EmbeddingSpace], calibration: Calibration, seconds: float
 ) -> CalibrationReport:
     """Ask the calibration's own queries once by raw similarities and once by scores.
 
@@ -160,7 +159,7 @@ def report_of(
         raw, scores, told = [], [], []
         for key in keys:
             space, _, modality = key
-            seqs = evenly(store.find(modalities=[modality], space=space), _ITEMS)
+            seqs = store.spread(_ITEMS, modalities=[modality], space=space)
             similarities = calibration.asked[space, part].vectors[:count] @ store.vectors(space, modality, seqs.tolist()).T
             judged = [calibration.scores(store, key, prints[space], row, seqs.tolist()) for row in similarities]
             told.append(_quantiles(calibration, store, key, similarities, seqs))
@@ -191,7 +190,7 @@ def report_of(
 
 
 def _quantiles(
-    calibration: Calibration, store: MediaStore, key: Key, similarities: np.ndarray[Any, Any], seqs: np.ndarray[Any, Any]
+    calibration: Calibration, store: NodeStore, key: Key, similarities: np.ndarray[Any, Any], seqs: np.ndarray[Any, Any]
 ) -> tuple[float, ...]:
     """`QUANTILES` of what the fit of the channel looks at."""
     fit = calibration.fits[key]

@@ -8,7 +8,7 @@ from llama_index.core.schema import BaseNode
 from llama_index_mm.retrieval.channels import Channel
 from llama_index_mm.retrieval.fusion import Fusion
 from llama_index_mm.retrieval.pool import Item, Pool
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["CandidateList", "Candidates", "gather"]
 
@@ -53,7 +53,7 @@ class Candidates:
 
 def gather(
     pool: Pool,
-    store: MediaStore,
+    store: NodeStore,
     channels: Sequence[Channel],
     weight: Callable[[str, str, str], float],
     fusion: Fusion,

@@ -13,7 +13,7 @@ from llama_index_mm.media import MODALITIES, Modality, Waveform
 from llama_index_mm.nodes import AudioMedia, modality_of_node
 from llama_index_mm.retrieval.asked import script_of
 from llama_index_mm.retrieval.parts import Part
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["Channel", "Hear", "Stored", "plan", "stored_in"]
 
@@ -172,7 +172,7 @@ def _shared(channels: Sequence[Channel]) -> list[Channel]:
     ]
 
 
-def stored_in(store: MediaStore) -> Stored:
+def stored_in(store: NodeStore) -> Stored:
     """Make the function that gives the vectors which nodes have in a store."""
 
     def stored(space: EmbeddingSpace, node: BaseNode) -> Vectors | None:

@@ -12,7 +12,7 @@ from llama_index_mm.media import Modality
 from llama_index_mm.nodes import modality_of_node
 from llama_index_mm.retrieval.channels import Channel
 from llama_index_mm.retrieval.foreign import ForeignHit, ForeignList
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import Among, NodeStore
 
 __all__ = ["Item", "Judge", "Judged", "Pool", "Scores", "matched"]
 
@@ -67,7 +67,7 @@ class Pool:
 
     def __init__(
         self,
-        store: MediaStore,
+        store: NodeStore,
         channels: Sequence[Channel],
         foreign: Sequence[tuple[Judge, Mapping[Item, ForeignHit]]],
         scores: Scores,
@@ -102,11 +102,11 @@ class Pool:
         """Add candidates."""
         self._seqs.setdefault(modality, set()).update(seqs)
 
-    def search(self, among: NDArray[np.int64] | None, full: Collection[str] = ()) -> bool:
+    def search(self, among: Among | None, full: Collection[str] = ()) -> bool:
         """Add the nearest of every channel but the negative ones; tell whether there may be more.
 
         Args:
-            among: numbers to choose from; None for all.
+            among: nodes to choose from; None for all.
             full: modalities that are not wanted any more.
         """
         more = False
@@ -192,8 +192,8 @@ class Pool:
 
 def matched(
     found: ForeignList,
-    store: MediaStore,
-    among: NDArray[np.int64] | None,
+    store: NodeStore,
+    among: Among | None,
     modalities: Collection[Modality],
     passes: Callable[[BaseNode], bool],
 ) -> dict[Modality, dict[Item, ForeignHit]]:
@@ -202,13 +202,13 @@ def matched(
     Args:
         found: by the retriever.
         store: to look in.
-        among: numbers of nodes that may be found; None for all.
+        among: nodes that may be found; None for all.
         modalities: that may be found; empty for all.
         passes: whether a node from elsewhere may be found.
     """
     seqs = store.find(node_ids=list(found.hits)) if found.hits else np.zeros(0, np.int64)
     ours = {node.node_id: (seq, modality_of_node(node)) for seq, node in store.nodes(seqs.tolist()).items()}
-    allowed = set((seqs if among is None else np.intersect1d(seqs, among)).tolist())
+    allowed = set((seqs if among is None else among.only(seqs)).tolist())
     out: dict[Modality, dict[Item, ForeignHit]] = {}
     for node_id, hit in found.hits.items():
         item: Item = node_id

@@ -23,7 +23,7 @@ from llama_index_mm.retrieval.pool import Item, Judge, Judged, Pool, matched
 from llama_index_mm.retrieval.query import filters_of, parts_of
 from llama_index_mm.retrieval.select import Selection
 from llama_index_mm.retrieval.selecting import Selecting
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import Among, NodeStore
 
 __all__ = ["FusionRetriever", "Weights"]
 
@@ -73,7 +73,7 @@ class FusionRetriever(BaseRetriever):
 
     def __init__(
         self,
-        store: MediaStore,
+        store: NodeStore,
         spaces: Sequence[EmbeddingSpace],
         *,
         similarity_top_k: int = 5,
@@ -200,13 +200,13 @@ class FusionRetriever(BaseRetriever):
     def _foreign_weight(self, query: QueryBundle, name: str, modality: str) -> float:
         return self._weight(_QUERY, name, modality) * float(getattr(query, "part_weights", {}).get("text", 1.0))
 
-    def _among(self, query: QueryBundle) -> NDArray[np.int64] | None:
-        """Numbers of the nodes that pass the filters of the retriever and of the query; None without filters."""
+    def _among(self, query: QueryBundle) -> Among | None:
+        """The nodes that pass the filters of the retriever and of the query; None without filters."""
         among = None
         for filters in (self._filters, filters_of(query)):
             if filters is not None:
-                passed = self._store.find(filters=filters)
-                among = passed if among is None else np.intersect1d(among, passed)
+                passed = self._store.among(filters=filters)
+                among = passed if among is None else among & passed
         return among
 
     def _answer(self, query: QueryBundle, channels: Sequence[Channel], foreign: Sequence[ForeignList]) -> list[NodeWithScore]:
@@ -219,7 +219,7 @@ class FusionRetriever(BaseRetriever):
         query: QueryBundle,
         channels: Sequence[Channel],
         foreign: Sequence[ForeignList],
-        among: NDArray[np.int64] | None,
+        among: Among | None,
     ) -> Pool:
         judged = self._judged(query, foreign, among)
         return Pool(self._store, channels, judged, self._scores, max(_LEAST, _CANDIDATES * self._k))
@@ -231,7 +231,7 @@ class FusionRetriever(BaseRetriever):
         return gather(pool, self._store, channels, self._weight, self._fusion)
 
     def _judged(
-        self, query: QueryBundle, foreign: Sequence[ForeignList], among: NDArray[np.int64] | None
+        self, query: QueryBundle, foreign: Sequence[ForeignList], among: Among | None
     ) -> list[tuple[Judge, dict[Item, ForeignHit]]]:
         """What other retrievers found, as judges of one modality each."""
         out = []

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from llama_index.core.schema import BaseNode, NodeWithScore
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
-from numpy.typing import NDArray
 
 from llama_index_mm.media import Modality
 from llama_index_mm.nodes import PREFIX
@@ -16,11 +15,10 @@ from llama_index_mm.retrieval.fusion import Ranking
 from llama_index_mm.retrieval.pool import Item, Judged, Pool
 from llama_index_mm.retrieval.reasons import ChannelReason, attach_reasons
 from llama_index_mm.retrieval.select import LANGUAGE, Selection, best_of_each, choose
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import Among, NodeStore
 
 __all__ = ["Fuse", "Selecting"]
 
-Seqs = NDArray[np.int64]
 Fuse = Callable[[Pool, Sequence[Judged]], Ranking[Item]]
 """Makes one ranking of what the judges of a pool say."""
 
@@ -38,37 +36,37 @@ class Selecting:
         k: how many.
     """
 
-    def __init__(self, store: MediaStore, pool: Pool, fuse: Fuse, selection: Selection, k: int) -> None:
+    def __init__(self, store: NodeStore, pool: Pool, fuse: Fuse, selection: Selection, k: int) -> None:
         self._store = store
         self._pool = pool
         self._fuse = fuse
         self._selection = selection
         self._k = k
         self._nodes: dict[Item, BaseNode] = {item: hit.node for item, hit in pool.elsewhere.items()}
-        self._spoken: dict[str, Seqs] = {}  # nodes of the languages that have quotas, by key
+        self._spoken: dict[str, Among] = {}  # nodes of the languages that have quotas, by key
         self._lists: list[Judged] = []
         self._fused: Ranking[Item] = Ranking({}, lambda _: {})
         self._ranked: dict[Item, float] = {}
 
-    def results(self, among: Seqs | None) -> list[NodeWithScore]:
+    def results(self, among: Among | None) -> list[NodeWithScore]:
         """The nodes that are chosen, as copies with their reasons, by score.
 
         Args:
-            among: numbers to choose from; None for all.
+            among: nodes to choose from; None for all.
         """
         for code in self._selection.languages:
             filters = MetadataFilters(filters=[MetadataFilter(key=_LANGUAGE, value=code.lower())])
-            self._spoken[LANGUAGE + code] = self._store.find(filters=filters)
+            self._spoken[LANGUAGE + code] = self._store.among(filters=filters)
         more = self._pool.search(among)
-        for key, seqs in self._spoken.items():
+        for key, speaking in self._spoken.items():
             if self._selection.at_least.get(key):
-                more |= self._pool.search(seqs if among is None else np.intersect1d(among, seqs))
+                more |= self._pool.search(speaking if among is None else among & speaking)
         closed = self._rank()
         chosen = self._choose()
         left = among
         while more and closed < set(self._pool.modalities) and (len(chosen) < self._k or self._lacking(chosen)):
             left, full = self._left(left, chosen)
-            if not len(left):
+            if left.is_empty:
                 break
             kinds = None if len(chosen) < self._k else self._lacking(chosen)
             more = self._search_on(left, closed.union(full), kinds)
@@ -83,7 +81,7 @@ class Selecting:
         seats = Counter(kind for kinds in self._kinds(chosen).values() for kind in kinds)
         return [kind for kind, least in self._selection.at_least.items() if seats[kind] < least]
 
-    def _search_on(self, left: Seqs, closed: Collection[str], kinds: Sequence[str] | None) -> bool:
+    def _search_on(self, left: Among, closed: Collection[str], kinds: Sequence[str] | None) -> bool:
         """Search among what is left, only for some kinds if told so; tell whether there may be more."""
         if kinds is None:
             return self._pool.search(left, closed)
@@ -91,7 +89,7 @@ class Selecting:
         if wanted := set(kinds) - self._spoken.keys():
             more = self._pool.search(left, {*closed, *(set(self._pool.modalities) - wanted)})
         for key in kinds:
-            if key in self._spoken and len(spoken := np.intersect1d(left, self._spoken[key])):
+            if key in self._spoken and not (spoken := left & self._spoken[key]).is_empty:
                 more |= self._pool.search(spoken, closed)
         return more
 
@@ -139,30 +137,33 @@ class Selecting:
         modalities = self._modalities()
         kinds: dict[Item, list[str]] = {item: [modalities[item]] for item in items}
         own = np.array([item for item in items if isinstance(item, int)], dtype=np.int64)
-        for key, seqs in self._spoken.items():
+        for key, spoken in self._spoken.items():
             code = key.removeprefix(LANGUAGE).lower()
-            speaking: list[Item] = [*own[np.isin(own, seqs)].tolist()]
+            speaking: list[Item] = [*spoken.only(own).tolist()]
             speaking += [item for item in items if isinstance(item, str) and self._nodes[item].metadata.get(_LANGUAGE) == code]
             for item in speaking:
                 kinds[item].append(key)
         return kinds
 
-    def _left(self, among: Seqs | None, chosen: Sequence[Item]) -> tuple[Seqs, list[str]]:
+    def _left(self, among: Among | None, chosen: Sequence[Item]) -> tuple[Among, list[str]]:
         """Nodes that are not known yet and may still be given; modalities that have all their seats."""
         seats = Counter(kind for kinds in self._kinds(chosen).values() for kind in kinds)
         full = [key for key, most in self._selection.at_most.items() if seats[key] >= most]
-        closed = [self._pool.seqs, *(self._spoken[key] for key in full if key in self._spoken)]
+        closed = [self._pool.seqs]
         if self._selection.collapse is not None and chosen:
             closed.append(self._store.find(ref_doc_ids=list(self._documents(chosen).values())))
-        all_of_them = self._store.find(modalities=self._pool.modalities) if among is None else among
-        return np.setdiff1d(all_of_them, np.concatenate(closed)), [key for key in full if key not in self._spoken]
+        left = self._store.among(modalities=self._pool.modalities) if among is None else among
+        left = left.without(np.concatenate(closed))
+        for key in full:
+            left = left.but(self._spoken[key]) if key in self._spoken else left
+        return left, [key for key in full if key not in self._spoken]
 
-    def _expanded(self, among: Seqs | None, chosen: Sequence[Item]) -> list[Item]:
+    def _expanded(self, among: Among | None, chosen: Sequence[Item]) -> list[Item]:
         """The best nodes of the documents of what is chosen, by score."""
         documents = set(self._documents(chosen).values())
         for modality in self._pool.modalities if documents else ():
             seqs = self._store.find(ref_doc_ids=sorted(documents), modalities=[modality])
-            self._pool.add(modality, (seqs if among is None else np.intersect1d(seqs, among)).tolist())
+            self._pool.add(modality, (seqs if among is None else among.only(seqs)).tolist())
         self._rank()
         of = {item: name for item, name in self._documents(list(self._ranked)).items() if name in documents}
         taken: Counter[str] = Counter()

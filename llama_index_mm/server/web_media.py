@@ -15,7 +15,7 @@ from llama_index_mm.nodes import MediaNode, MeshMedia, modality_of_node
 from llama_index_mm.server.web_errors import RefusedError
 from llama_index_mm.server.web_kept import Kept
 from llama_index_mm.server.web_limits import WebLimits
-from llama_index_mm.stores import MediaStore
+from llama_index_mm.stores import NodeStore
 
 __all__ = ["Form", "MediaDesk", "Ready", "address_of", "span_of"]
 
@@ -77,7 +77,7 @@ class MediaDesk:
         limits: on what is made and kept.
     """
 
-    def __init__(self, store: MediaStore, limits: WebLimits) -> None:
+    def __init__(self, store: NodeStore, limits: WebLimits) -> None:
         self.allowed = AllowedFiles(store)
         self._limits = limits
         self._kept: Kept[Ready] = Kept(limits.kept_media_bytes)

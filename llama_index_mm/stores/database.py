@@ -200,6 +200,22 @@ class Database:
             yield self._writer
 
     @contextmanager
+    def briefly(self) -> Iterator[None]:
+        """The right to write, given up again unless it was there before.
+
+        Raises:
+            StoreLockedError: as in `writer`.
+        """
+        with self._write_lock:
+            before = self.is_writer
+            with self.writer():
+                try:
+                    yield
+                finally:
+                    if not before:
+                        self.give_up_writing()
+
+    @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: there whole afterwards, or, after any error or the death of the process, not at all.
 

@@ -40,10 +40,11 @@ class PartitionStatistics:
         modality: of the nodes.
         vectors: how many.
         dimension: length of each.
-        pending: how many came, went or changed since the FAISS files were written.
+        pending: how many came, went or changed since the FAISS files were written, or the vector store was brought up to date.
         file_bytes: size of these files.
         approximate: what was measured when an approximate index was built; None if none was. Without settings in it, searches
             are exact.
+        searched_by: class of the vector store that searches in place of FAISS; empty if none does.
     """
 
     space: str
@@ -53,8 +54,11 @@ class PartitionStatistics:
     pending: int
     file_bytes: int
     approximate: ApproximateFacts | None = None
+    searched_by: str = ""
 
     def __str__(self) -> str:
+        if self.searched_by:
+            return f"in {self.searched_by}"
         facts = self.approximate
         if facts is None:
             return "exact"
@@ -102,17 +106,17 @@ def statistics(database: Database, partitions: Partitions) -> list[PartitionStat
     """One entry for each partition that is not empty."""
     checkpoints = partitions.checkpoints()
     rows = database.read(
-        "SELECT p.id, p.space, p.modality, p.vectors, s.dimension, "
-        "(SELECT total(length(seqs)) / 8 FROM changes WHERE partition = p.id) "
-        "FROM partitions AS p JOIN spaces AS s ON s.name = p.space WHERE p.vectors > 0 ORDER BY p.space, p.id"
+        "SELECT p.id, p.space, p.modality, p.vectors, s.dimension FROM partitions AS p "
+        "JOIN spaces AS s ON s.name = p.space WHERE p.vectors > 0 ORDER BY p.space, p.id"
     )
     found = []
-    for number, space, modality, vectors, dimension, pending in rows:
+    for number, space, modality, vectors, dimension in rows:
         one = checkpoints.get(number)
         paths = paths_of(partitions.folder, number, one.change) if one else ()
         size = sum(path.stat().st_size for path in paths if path.is_file())
         facts = one.approximate if one else None
-        found.append(PartitionStatistics(space, modality, vectors, dimension, int(pending), size, facts))
+        pending, by = partitions.pending(number), partitions.searched_by(space)
+        found.append(PartitionStatistics(space, modality, vectors, dimension, pending, size, facts, by))
     return found
 
 
@@ -274,10 +278,7 @@ def repair(database: Database, partitions: Partitions) -> None:
             f"UPDATE partitions SET vectors = (SELECT count(*) FROM vectors "
             f"WHERE key BETWEEN id << {SEQ_BITS} AND (id << {SEQ_BITS} | {(1 << SEQ_BITS) - 1}))"
         )
-        numbers = [number for (number,) in connection.execute("SELECT id FROM partitions ORDER BY id")]
-    partitions.unload()
-    for number in numbers:
-        partitions.write(number)
+    partitions.rebuild()
 
 
 def compact(database: Database, partitions: Partitions, media: MediaFolder) -> tuple[int, int]:

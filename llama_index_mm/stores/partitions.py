@@ -5,7 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,6 +36,22 @@ _SEQ_MASK = (1 << SEQ_BITS) - 1
 _OTHERS = 48  # vectors of other modalities as queries, when recall is measured
 
 
+class Searched(Protocol):
+    """A (space, modality) as it is searched; what its methods do is told at `Partition`."""
+
+    def search(self, query: Vectors, k: int, among: Ids | None = None, *, exact: bool = False) -> tuple[Ids, Vectors]:
+        """Find the nearest."""
+
+    def similarities(self, query: Vectors, ids: Ids) -> Vectors:
+        """Inner products of the query with these ids."""
+
+    def vectors(self, ids: Ids) -> Vectors:
+        """Vectors of ids."""
+
+    def sample(self, size: int) -> Vectors:
+        """Some vectors, evenly spread over the ids."""
+
+
 class Partitions:
     """FAISS's side of a store. All of it can be made again from the database.
 
@@ -58,7 +74,7 @@ class Partitions:
 
     # -- for searching ----------------------------------------------------------------------------------------------
 
-    def get(self, space: str, modality: str) -> Partition:
+    def get(self, space: str, modality: str) -> Searched:
         """The partition as it is now in the database.
 
         Raises:
@@ -109,13 +125,11 @@ class Partitions:
                 except DamagedFileError as error:
                     logger.warning("%s Vectors are read from the database instead. Run: llama-index-mm repair", error)
         if loaded is None:
-            return Partition(dimension, change, tuple(_all_blocks(database, number, dimension)))
-        rows = database.execute("SELECT seqs FROM changes WHERE partition = ? AND change > ?", [number, loaded.change])
-        parts = [np.frombuffer(row[0], np.int64) for row in rows]
-        touched = np.unique(np.concatenate([np.zeros(0, np.int64), *parts]))
+            return Partition(dimension, change, tuple(all_blocks(database, number, dimension)))
+        touched = changed_since(database, number, loaded.change)
         for at in range(0, len(touched), BLOCK):
             some = touched[at : at + BLOCK]
-            loaded = loaded.changed(loaded.change, some, *_vectors_of(database, number, dimension, some))
+            loaded = loaded.changed(loaded.change, some, *vectors_of(database, number, dimension, some))
         return Partition(dimension, change, loaded.blocks, loaded.approximate)
 
     def agrees(self, number: int, partition: Partition) -> bool:
@@ -124,7 +138,7 @@ class Partitions:
             (change,) = database.execute("SELECT change FROM partitions WHERE id = ?", [number]).fetchone()
             partition = self._caught_up(database, number, partition.dimension, change, partition)
             count = 0
-            for block in _all_blocks(database, number, partition.dimension):
+            for block in all_blocks(database, number, partition.dimension):
                 count += len(block)
                 if not np.array_equal(partition.vectors(block.ids), block.vectors):
                     return False
@@ -133,6 +147,18 @@ class Partitions:
     def unload(self) -> None:
         """Let go of everything in memory."""
         self._loaded.clear()
+
+    def pending(self, number: int) -> int:
+        """How many vectors of a partition came, went or changed since the files were written."""
+        ((size,),) = self._database.read("SELECT total(length(seqs)) FROM changes WHERE partition = ?", [number])
+        return int(size) // 8
+
+    def searched_by(self, space: str) -> str:
+        """What searches a space in place of FAISS; nothing does."""
+        return ""
+
+    def forget(self, space: str) -> None:
+        """Let go of what is kept of a space that has gone; files are removed when others are written."""
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -179,6 +205,17 @@ class Partitions:
         built = {(space, of): self.write(number, approximate=True).approximate for number, of in rows}
         return {key: facts for key, facts in built.items() if facts is not None}
 
+    def rebuild(self) -> None:
+        """Write all files from the database.
+
+        Raises:
+            StoreError: the disk is full or fails.
+            StoreLockedError: somebody else is writing.
+        """
+        self.unload()
+        for (number,) in self._database.read("SELECT id FROM partitions ORDER BY id"):
+            self.write(number)
+
     def write(self, number: int, *, approximate: bool | None = None) -> Checkpoint:
         """Write the files of a partition, with an approximate index if it is large or ``approximate`` is set.
 
@@ -204,7 +241,7 @@ class Partitions:
                 [number],
             ).fetchone()
             old = _checkpoint(database, number)
-            blocks = _all_blocks(database, number, dimension)
+            blocks = all_blocks(database, number, dimension)
             digest = write_vectors(self.folder, number, change, (count, dimension), blocks)
         checkpoint = Checkpoint(number, change, count, digest)
         if approximate is None:
@@ -271,6 +308,12 @@ def _checkpoint(database: sqlite3.Connection, number: int) -> Checkpoint | None:
     return Checkpoint(number, change, vectors, digest, ApproximateFacts.from_json(facts) if facts else None)
 
 
+def changed_since(database: sqlite3.Connection, number: int, change: int) -> Ids:
+    """The nodes of a partition that came, went or changed after a change, ascending."""
+    rows = database.execute("SELECT seqs FROM changes WHERE partition = ? AND change > ?", [number, change])
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *(np.frombuffer(row[0], np.int64) for row in rows)]))
+
+
 def _vector(blob: Any, dimension: int) -> Vectors:
     """A vector as the database has it."""
     if not isinstance(blob, bytes) or len(blob) != 4 * dimension:
@@ -278,7 +321,7 @@ def _vector(blob: Any, dimension: int) -> Vectors:
     return np.frombuffer(blob, np.float32)
 
 
-def _all_blocks(database: sqlite3.Connection, number: int, dimension: int) -> Iterator[Block]:
+def all_blocks(database: sqlite3.Connection, number: int, dimension: int) -> Iterator[Block]:
     """All vectors of a partition, in order."""
     low = number << SEQ_BITS
     (left,) = database.execute("SELECT vectors FROM partitions WHERE id = ?", [number]).fetchone()
@@ -295,7 +338,7 @@ def _all_blocks(database: sqlite3.Connection, number: int, dimension: int) -> It
         left = left - size if at + 1 == size else 0
 
 
-def _vectors_of(database: sqlite3.Connection, number: int, dimension: int, seqs: Ids) -> tuple[Ids, Vectors]:
+def vectors_of(database: sqlite3.Connection, number: int, dimension: int, seqs: Ids) -> tuple[Ids, Vectors]:
     """Those of some nodes that have a vector, ascending."""
     low = number << SEQ_BITS
     ids, vectors = np.empty(len(seqs), np.int64), np.empty((len(seqs), dimension), np.float32)

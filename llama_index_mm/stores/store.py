@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llama_index.core.schema import BaseNode
@@ -18,7 +18,9 @@ from llama_index_mm.media import MODALITIES
 from llama_index_mm.nodes import modality_of_node, moved
 from llama_index_mm.stores import maintenance
 from llama_index_mm.stores.approximate import ApproximateFacts
+from llama_index_mm.stores.base import Among, NodeStore, SeqAmong, Seqs, seqs_of
 from llama_index_mm.stores.database import Database
+from llama_index_mm.stores.external import ExternalPartitions, VectorStores
 from llama_index_mm.stores.facts import delete_facts, insert_facts, row_digest
 from llama_index_mm.stores.filters import compile_filters
 from llama_index_mm.stores.media_folder import MediaFolder
@@ -28,6 +30,9 @@ from llama_index_mm.stores.rows import Changes, Row, chunks
 from llama_index_mm.stores.schema import SEQ_BITS
 from llama_index_mm.stores.spaces import drop_space, replace_space
 
+if TYPE_CHECKING:
+    from llama_index_mm.stores.vector_store import SpaceVectorStore
+
 __all__ = ["MediaStore"]
 
 logger = logging.getLogger(__name__)
@@ -36,7 +41,7 @@ _APPROXIMATE_ABOVE = 500_000  # vectors; reading all of them takes a tenth of a 
 _RECALL = 0.99
 
 
-class MediaStore:
+class MediaStore(NodeStore):
     """Nodes, their vectors in several spaces, and the files that they come from.
 
     Every change is one transaction: after a crash it is there whole or not at all. FAISS indexes are derived. They are loaded
@@ -55,6 +60,8 @@ class MediaStore:
         create: whether to start a new store where there is none.
         approximate_above: number of vectors above which a search may be approximate; None for never.
         recall: share of the true nearest that an approximate index must find, in (0, 1].
+        vector_stores: gives for each space, by its name and the length of its vectors, a LlamaIndex vector store of its own,
+            which searches in place of FAISS. What it holds can be made again from the folder: see `ExternalPartitions`.
 
     Raises:
         StoreError: there is no store, it is damaged, or of a version that can't be read.
@@ -68,12 +75,17 @@ class MediaStore:
         create: bool = True,
         approximate_above: int | None = _APPROXIMATE_ABOVE,
         recall: float = _RECALL,
+        vector_stores: VectorStores | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.temporary: TemporaryDirectory[str] | None = None
         self._database = Database(self.folder, create=create)
         self._media = MediaFolder(self.folder)
-        self._partitions = Partitions(self._database, self.folder, approximate_above=approximate_above, recall=recall)
+        self._partitions = (
+            Partitions(self._database, self.folder, approximate_above=approximate_above, recall=recall)
+            if vector_stores is None
+            else ExternalPartitions(self._database, self.folder, vector_stores)
+        )
 
     def close(self) -> None:
         """Close the store; it can't be used any more. What was written through it goes into FAISS files first."""
@@ -90,8 +102,21 @@ class MediaStore:
     def __enter__(self) -> "MediaStore":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def media_folder(self) -> Path:
+        """Where the files lie that belong to the store."""
+        return self._media.folder
+
+    def vector_store(self, space: str) -> "SpaceVectorStore":
+        """One space as a LlamaIndex vector store."""
+        from llama_index_mm.stores.vector_store import SpaceVectorStore
+
+        return SpaceVectorStore(self, space)
 
     # -- what the index says of itself ------------------------------------------------------------------------------
 
@@ -104,11 +129,6 @@ class MediaStore:
         """Write an entry of the store's own notes."""
         with self._database.writing() as database:
             database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
-
-    @property
-    def identity(self) -> str:
-        """By which the store is known, wherever it is moved: 16 hexadecimal digits."""
-        return self.meta("identity") or ""
 
     def spaces(self) -> dict[str, StoredSpace]:
         """What is known of every space."""
@@ -160,11 +180,13 @@ class MediaStore:
             raise SpaceError(f"Space {by!r} is not in this store; it has {sorted(self.spaces())}.")
         with self._database.writing() as database:
             replace_space(database, name, by)
+        self._partitions.forget(by)
 
     def drop_space(self, name: str) -> None:
         """Forget a space with all its vectors. Nodes stay, also those that are in no other space."""
         with self._database.writing() as database:
             drop_space(database, name)
+        self._partitions.forget(name)
 
     def media_path(self, data: bytes, suffix: str) -> Path:
         """Keep bytes in the store's content-addressed folder.
@@ -379,6 +401,19 @@ class MediaStore:
             sql = f"SELECT seq FROM ({clause[0]}) ORDER BY seq"
         return np.array([row[0] for row in self._database.read(sql, values)], dtype=np.int64)
 
+    def among(self, *, modalities: Sequence[str] | None = None, filters: MetadataFilters | None = None) -> SeqAmong:
+        """Nodes to choose from in `search`: those that match everything given.
+
+        Raises:
+            FilterError: a filter that has no meaning.
+        """
+        return SeqAmong(self.find(modalities=modalities, filters=filters))
+
+    def spread(self, most: int, *, modalities: Sequence[str] | None = None, space: str | None = None) -> Seqs:
+        """At most so many numbers of nodes that match everything given, evenly spread over them, ascending."""
+        seqs = self.find(modalities=modalities, space=space)
+        return seqs if len(seqs) <= most else seqs[np.linspace(0, len(seqs) - 1, most).astype(np.int64)]
+
     # -- searching --------------------------------------------------------------------------------------------------
 
     def search(
@@ -387,7 +422,7 @@ class MediaStore:
         modality: str,
         query: Vectors,
         k: int,
-        among: NDArray[np.int64] | None = None,
+        among: Among | Seqs | None = None,
         *,
         exact: bool = False,
         fingerprint: str | None = None,
@@ -399,7 +434,7 @@ class MediaStore:
             modality: of the nodes.
             query: ``(d,)`` vector.
             k: how many; never fewer come back while there are that many.
-            among: numbers to choose from, as `find` gives them; None for all. Always exact.
+            among: nodes to choose from, as `among` or `find` gives them; None for all. Exact, unless a vector store searches.
             exact: read all vectors, even where there is an approximate index.
             fingerprint: of the encoder that made the query; None if that is not known.
 
@@ -408,7 +443,8 @@ class MediaStore:
                 length 0.
         """
         vector = self._query(space, query, fingerprint)
-        ids, similarities = self._partitions.get(space, modality).search(vector, k, among, exact=exact)
+        allowed = seqs_of(among) if isinstance(among, Among) else among
+        ids, similarities = self._partitions.get(space, modality).search(vector, k, allowed, exact=exact)
         return [Hit(int(seq), float(value)) for seq, value in zip(ids, similarities, strict=True)]
 
     def similarities(self, space: str, modality: str, query: Vectors, seqs: Sequence[int]) -> Vectors:

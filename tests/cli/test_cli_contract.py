@@ -38,12 +38,14 @@ COMMANDS = [
     "check",
     "check-store",
     "compact",
+    "copy",
     "demo",
     "evaluate",
     "info",
     "ingest",
     "map",
     "mcp",
+    "merge",
     "models/list",
     "models/path",
     "models/pull",
@@ -55,7 +57,21 @@ COMMANDS = [
     "serve",
     "train-gcn",
 ]
-STORED = {"ask", "calibrate", "check", "compact", "evaluate", "info", "ingest", "map", "mcp", "optimize", "reembed", "repair"}
+STORED = {
+    "ask",
+    "calibrate",
+    "check",
+    "compact",
+    "evaluate",
+    "info",
+    "ingest",
+    "map",
+    "mcp",
+    "merge",
+    "optimize",
+    "reembed",
+    "repair",
+}
 STORED |= {"search", "serve"}
 WORDS = "größe 大"
 runner = CliRunner()
@@ -171,6 +187,20 @@ def test_documented_fields(home, tiny, tmp_path):
     assert {one.name for one in fields(ReembedReport)} | {"ingest"} == documented("reembed")
     calibrated = json.loads(call("calibrate", store, "--json").stdout)
     assert "channels" in calibrated
+    copied = json.loads(call("copy", store, tmp_path / "copy", "--json").stdout)
+    assert {*copied, *copied["target"]} == documented("copy")
+    assert (copied["ok"], copied["source"]) == (True, copied["target"])
+    again = call("copy", store, tmp_path / "copy", "-q").stdout.splitlines()
+    assert again[0].startswith("3 nodes, 3 files, vectors: ")
+    assert again[1].startswith("0 copied, 0 removed, ")
+    assert again[2] == f"the same in both, digest {copied['target']['digest']}"
+
+
+def test_only_a_folder_is_repaired(tmp_path):
+    for command in ("repair", "compact"):
+        refused = runner.invoke(app, [command, "-s", "postgresql://nowhere/db"])
+        assert refused.exit_code == 2
+        assert "Expected a folder" in refused.stderr
 
 
 def test_a_map(home, tiny, tmp_path):
