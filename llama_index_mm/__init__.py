@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llama_index_mm.evaluation import evaluate, load_judgments
     from llama_index_mm.index import MultiModalIndex
     from llama_index_mm.ingestion import IngestReport, ReembedReport
+    from llama_index_mm.ingestion.ray_options import RayOptions
     from llama_index_mm.llms import LocalLLM
     from llama_index_mm.media import MediaLimits
     from llama_index_mm.nodes import AudioMedia, ImageMedia, MediaNode, MeshMedia, retype
@@ -43,7 +44,11 @@ if TYPE_CHECKING:
         TranslateQuery,
         reasons_of,
     )
-    from llama_index_mm.stores import MediaStore, SpaceVectorStore
+    from llama_index_mm.stores import MediaStore, NodeStore, SpaceVectorStore
+    from llama_index_mm.stores.copying import copy_store
+    from llama_index_mm.stores.milvus import milvus_stores
+    from llama_index_mm.stores.opening import open_store
+    from llama_index_mm.stores.postgres import PostgresStore
     from llama_index_mm.transforms.captions import CaptionImages, ReadImageText
 
 __version__ = "0.1.0"
@@ -76,9 +81,12 @@ _HOME = {
     "MediaStore": "stores",
     "MeshMedia": "nodes",
     "MultiModalIndex": "index",
+    "NodeStore": "stores",
     "NumberSources": "answers",
     "PRESETS": "presets",
+    "PostgresStore": "stores.postgres",
     "Preset": "presets",
+    "RayOptions": "ingestion.ray_options",
     "ReadImageText": "transforms.captions",
     "ReembedReport": "ingestion",
     "RetrieverOptions": "retrieval",
@@ -91,10 +99,13 @@ _HOME = {
     "adapt_to_llm": "answers",
     "check_citations": "answers",
     "citations_of": "answers",
+    "copy_store": "stores.copying",
     "evaluate": "evaluation",
     "left_out_of": "answers",
     "load_judgments": "evaluation",
     "load_preset": "presets",
+    "milvus_stores": "stores.milvus",
+    "open_store": "stores.opening",
     "reasons_of": "retrieval",
     "retype": "nodes",
     "show": "display",
@@ -130,8 +141,11 @@ __all__ = [
     "MediaStore",
     "MeshMedia",
     "MultiModalIndex",
+    "NodeStore",
     "NumberSources",
+    "PostgresStore",
     "Preset",
+    "RayOptions",
     "ReadImageText",
     "ReembedReport",
     "RetrieverOptions",
@@ -144,10 +158,13 @@ __all__ = [
     "adapt_to_llm",
     "check_citations",
     "citations_of",
+    "copy_store",
     "evaluate",
     "left_out_of",
     "load_judgments",
     "load_preset",
+    "milvus_stores",
+    "open_store",
     "reasons_of",
     "retype",
     "show",

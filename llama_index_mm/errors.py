@@ -12,13 +12,15 @@
     │   └── StoreLockedError        somebody else is writing to it
     ├── FilterError            a metadata filter that has no meaning                  (also ValueError)
     ├── QueryError             a query that can't be planned                          (also ValueError)
-    └── AlignmentError         a modality that can't be fitted to a space, or must not join it  (also ValueError)
+    ├── AlignmentError         a modality that can't be fitted to a space, or must not join it  (also ValueError)
+    └── ClusterError           a cluster can't be reached, or has no room for what is to run on it  (also RuntimeError)
 
 Each message says what was expected, what came, and what to do.
 """
 
 __all__ = [
     "AlignmentError",
+    "ClusterError",
     "DecodeError",
     "EncodeError",
     "FilterError",
@@ -84,3 +86,7 @@ class QueryError(MultiModalError, ValueError):
 
 class AlignmentError(MultiModalError, ValueError):
     """A modality can't be fitted to a space from what was given, or an adapter is too bad to join it."""
+
+
+class ClusterError(MultiModalError, RuntimeError):
+    """The cluster can't be reached, or has no room for what is to run on it."""

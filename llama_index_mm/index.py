@@ -26,7 +26,8 @@ from llama_index_mm.retrieval.calibration import Calibration
 from llama_index_mm.retrieval.calibration_report import CalibrationReport
 from llama_index_mm.retrieval.options import RetrieverOptions
 from llama_index_mm.stores import NodeStore
-from llama_index_mm.stores.opening import VectorStores, open_store
+from llama_index_mm.stores.external import VectorStores
+from llama_index_mm.stores.opening import open_store
 
 if TYPE_CHECKING:
     from llama_index_mm.ingestion.ray_options import RayOptions

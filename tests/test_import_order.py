@@ -48,6 +48,7 @@ HEAVY = {
     "torch",
 }
 HEAVY |= {"torch_geometric", "transformers", "uvicorn", "whisper", "xllamacpp"}
+HEAVY |= {"asyncpg", "pandas", "pgvector", "psycopg2", "pyarrow", "pymilvus", "ray"}
 ALLOWED = {("stores", "faiss")}
 MODULES = sorted(ROOT.rglob("*.py"))
 

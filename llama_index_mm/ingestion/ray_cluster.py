@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from llama_index_mm._optional import require
-from llama_index_mm.ingestion.ray_options import ClusterError, RayOptions
+from llama_index_mm.errors import ClusterError
+from llama_index_mm.ingestion.ray_options import RayOptions
 
 __all__ = ["connected", "room_for_actors"]
 

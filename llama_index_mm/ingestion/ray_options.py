@@ -4,14 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_index_mm.errors import MultiModalError
 from llama_index_mm.presets import Preset
 
-__all__ = ["ClusterError", "RayOptions"]
-
-
-class ClusterError(MultiModalError, RuntimeError):
-    """The cluster can't be reached, or has no room for what is to run on it."""
+__all__ = ["RayOptions"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from llama_index_mm import errors
 from llama_index_mm._optional import require
-from llama_index_mm.errors import MultiModalError, SpaceError, StoreError
+from llama_index_mm.errors import ClusterError, MultiModalError, SpaceError, StoreError
 from llama_index_mm.ingestion.found import examined
 from llama_index_mm.ingestion.listing import gone, list_sources
 from llama_index_mm.ingestion.ray_actor import (
@@ -28,7 +28,7 @@ from llama_index_mm.ingestion.ray_actor import (
     report_from,
 )
 from llama_index_mm.ingestion.ray_cluster import connected, room_for_actors
-from llama_index_mm.ingestion.ray_options import ClusterError, RayOptions
+from llama_index_mm.ingestion.ray_options import RayOptions
 from llama_index_mm.ingestion.report import IngestReport
 from llama_index_mm.ingestion.run import Run
 from llama_index_mm.ingestion.shards import ShardStore
@@ -115,7 +115,8 @@ def ingest_with_ray(
     )
     target = _Shards(sink, index) if isinstance(sink, ShardStore) else _Address(sink, create=not dry_run)
     with closing(target):
-        target.declare(made)
+        if not dry_run:
+            target.declare(made)
         if dry_run:
             _look(target, ingestor_of(target.notes, made, task), files, report, media_limits)
         elif files:
@@ -318,7 +319,8 @@ class _Job:
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise ClusterError(f"The run stopped on the cluster: {said[-1]}. What was stored stays.") from error
         finally:
-            self.ray.kill(ledger)
+            with suppress(self.ray.exceptions.RayError):
+                self.ray.kill(ledger)
 
     def _count(self, batch: Batch, facts: dict[str, Any]) -> None:
         part = report_from(facts)

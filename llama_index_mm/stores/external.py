@@ -63,7 +63,9 @@ class ExternalPartitions(Partitions):
         self._make = stores
         self._spaces: dict[str, ExternalSpace] = {}
         self._marks: dict[str, str] = {}
-        self._newest: dict[int, int] = {}  # highest number that was ever sent, while nothing has failed
+        self._newest: dict[
+            int, int
+        ] = {}  # highest number that was ever sent, while nobody else could send and nothing has failed
         self._failed: dict[str, float] = {}
         self._making = threading.Lock()
         self._sending = False
@@ -198,6 +200,8 @@ class ExternalPartitions(Partitions):
             StoreError: it can't be reached or written, or holds something else. What was not sent is sent next time.
             StoreLockedError: somebody else is writing.
         """
+        if not (writer := self._database.is_writer):  # others may have sent something
+            self._newest.clear()
         with self._database.briefly():
             listed = self._listed(space)
             if not listed and space not in self._marks and not anew:
@@ -220,6 +224,8 @@ class ExternalPartitions(Partitions):
                 raise
             finally:
                 self._sending = False
+                if not writer:
+                    self._newest.clear()
             self._failed.pop(space, None)
 
     def _mark(self, space: str) -> tuple[str, bool]:

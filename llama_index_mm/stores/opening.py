@@ -1,19 +1,14 @@
 """A store by where it is: a folder, or the address of a database."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-
-from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from llama_index_mm.errors import StoreError
 from llama_index_mm.stores.base import NodeStore
+from llama_index_mm.stores.external import VectorStores
 from llama_index_mm.stores.store import MediaStore
 
-__all__ = ["VectorStores", "is_address", "open_store"]
-
-VectorStores = Callable[[str, int], BasePydanticVectorStore]
-"""Gives the vector store of a space: takes the name of the space and the length of its vectors."""
+__all__ = ["is_address", "open_store"]
 
 _ADDRESS = re.compile(r"[a-zA-Z][\w+.-]+:/")
 _POSTGRES = re.compile(r"postgres(ql)?://")
@@ -36,7 +31,7 @@ def open_store(where: Path | str, *, create: bool = False, vector_stores: Vector
         StoreError: there is no store, it is damaged, or the address is of no kind that is known.
     """
     if not is_address(where):
-        return MediaStore(where, create=create)
+        return MediaStore(where, create=create, vector_stores=vector_stores)
     address = str(where)
     if not _POSTGRES.match(address):
         kind = address.partition(":")[0]

@@ -44,7 +44,9 @@ class PostgresStore(NodeStore):
 
     Any number of processes on any number of machines may read and write. Every change is one transaction; writers wait for one
     another. A connection that is lost is tried again, so that a store with a standby outlives its server: the address names
-    both hosts, and the one that can be written is taken.
+    both hosts, and the one that can be written is taken. What was written is then on the standby for sure only if the server
+    waits for it: ``synchronous_standby_names`` must be set, and ``synchronous_commit`` be ``on`` or more. Without, the last
+    changes before the loss may be gone.
 
     Searches are exact, with filters in the same statement. A (space, modality) of more vectors than ``approximate_above`` gets
     an HNSW index of pgvector at the next `checkpoint`, if one finds enough; `statistics` tells what was measured.
@@ -59,7 +61,8 @@ class PostgresStore(NodeStore):
         schema: where the tables are; default is that of the url's ``?schema=``, or ``llama_index_mm``.
         approximate_above: number of vectors above which a search may be approximate; None for never.
         recall: share of the true 10 nearest that an HNSW index must find, in (0, 1].
-        patience: seconds for which a lost connection is tried again.
+        patience: seconds for which a lost connection is tried again. A machine that is gone without a word takes 15 of them
+            to be noticed.
         media_cache: folder for files that belong to the store, on this machine; default is one of the user's cache.
 
     Raises:

@@ -26,8 +26,8 @@ _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _CONNECT = 5  # seconds in which a server must answer
 # A client lets go of a server that is gone without a word, as when a machine loses its power.
-_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
-_SOCKET = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}  # the same for asyncpg
+_KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
+_SOCKET = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 15_000}  # the same for asyncpg
 _OURS = ("connect_", "keepalives", "tcp_user_timeout")  # parameters of libpq that asyncpg does not know
 # A server lets go of a client that is gone, and of the lock that it holds.
 _SETTINGS = {
@@ -95,7 +95,7 @@ def read_address(url: str, schema: str | None, default: str) -> Address:
     except ValueError as error:
         raise StoreError(f"{expected}, got one that can't be read: {error}.") from None
     if parts.scheme not in ("postgresql", "postgres"):
-        raise StoreError(f"{expected}, got one that begins with {parts.scheme or url[:12]!r}.")
+        raise StoreError(f"{expected}, got one that begins with {parts.scheme + ':'!r}.")
     user, at, hosts = parts.netloc.rpartition("@")
     hosts = hosts or given.get("host", "")
     chosen = schema or given.pop("schema", None) or default

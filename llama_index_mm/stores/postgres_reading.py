@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _MARGIN = 32  # more than asked for, so that ties and roundings at the end can be seen
+_FILTERED = 4  # times as many candidates where there is a filter
 _WIDER = 8  # times as many, if they go on
 _SLACK = 5e-6  # more than pgvector's rounding, relative to the largest similarity
 _FEW = 10_000  # nodes to choose from up to which all are compared
@@ -174,13 +175,15 @@ def nearest(
         return Nearest(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, space.facts.dimension), np.float32))
     few = among is not None and not isinstance(among, Among) and len(among) <= _FEW
     if space.candidates and not exact and not few and k + _MARGIN <= MOST:
+        # In strict order what comes up late is left out, and with a filter that few pass most of the nearest come up late.
         depth = max(space.candidates, k + _MARGIN)
+        limit = k + _MARGIN if among is None else _FILTERED * (k + _MARGIN)
         yield Statement(
-            "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', ?, true), "
+            "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', ?, true), "
             "set_config('hnsw.max_scan_tuples', ?, true)",
             (str(depth), str(_SCANNED)),
         )
-        rows = yield _candidates(tables, space, modality, query, k + _MARGIN, allowed, indexed=True)
+        rows = yield _candidates(tables, space, modality, query, limit, allowed, indexed=True)
         if len(rows) >= min(k, space.vectors):
             return _ranked(rows, query, k)
     limit = k + _MARGIN

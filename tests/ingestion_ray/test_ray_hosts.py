@@ -130,14 +130,12 @@ def test_a_host_and_then_the_driver_are_killed(kind, make, tmp_path, monkeypatch
         told = tmp_path / "told"
         began = time.monotonic()
         driver = cluster.drive(kind, sink, told, files)
-        there = set(cluster.worker.pids())
-        wait_until(lambda: done() >= 30 or driver.poll() is not None)
+        works = lambda: _encoding(told) & set(cluster.worker.pids())  # noqa: E731
+        wait_until(lambda: (done() >= 30 and works()) or driver.poll() is not None)
         assert driver.poll() is None, driver.stdout.read()
-        there |= set(cluster.worker.pids())
-        assert there & _encoding(told), "nothing was encoded on the host that is to be lost"
         cluster.worker.kill()
         before = done()
-        assert before < FILES / 2
+        assert before < FILES - 60
         wait_until(lambda: done() >= before + 30 or driver.poll() is not None)
         assert driver.poll() is None, driver.stdout.read()
         driver.kill()
@@ -201,7 +199,7 @@ def _count(server):
 
 def _encoding(told):
     """Processes that have encoded something."""
-    return {int(one.name.rpartition("-")[2]) for one in told.iterdir()}
+    return {int(one.name.rpartition("-")[2]) for one in told.iterdir()} if told.is_dir() else set()
 
 
 def _command(pid):

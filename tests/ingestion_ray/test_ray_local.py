@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ray_work import Told, ingest_plainly, open_folder, other_weights, snapshot, telling_preset, write_files
 
-from llama_index_mm.errors import SpaceError, StoreError
-from llama_index_mm.ingestion.ray_options import ClusterError, RayOptions
+from llama_index_mm.errors import ClusterError, SpaceError, StoreError
+from llama_index_mm.ingestion.ray_options import RayOptions
 from llama_index_mm.ingestion.ray_run import ingest_with_ray
 from llama_index_mm.ingestion.shards import ShardStore
 from llama_index_mm.ingestion.shards_merge import merge_shards

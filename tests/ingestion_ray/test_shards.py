@@ -58,10 +58,6 @@ def shards(plain, tmp_path):
     return made
 
 
-def body_in(shards, node):
-    return shards.media.pack(node)[0]
-
-
 def test_merged_shards_are_the_store(shards, plain, tmp_path):
     expected = plain[1]
     with open_folder(tmp_path / "store", tiny_preset()) as store:

@@ -429,6 +429,26 @@ def test_another_handle_reads_while_one_writes(tmp_path):
             assert not empty.held["words"].data.embedding_dict
 
 
+def test_handles_that_send_by_turns_add_nothing_twice(tmp_path):
+    stores = Stores(lambda _: Simple())  # which does not take an id that is there
+    with declared(tmp_path / "a", stores) as store:
+        store.add(records(range(600)))
+    with MediaStore(tmp_path / "a", vector_stores=stores) as first, MediaStore(tmp_path / "a", vector_stores=stores) as second:
+        query = some(1)[0]
+        first.search("words", "text", query, 5)
+        with MediaStore(tmp_path / "a") as plain:
+            plain.add(records(range(600, 700), seed=2))
+        second.search("words", "text", query, 5)  # sends these
+        with MediaStore(tmp_path / "a") as plain:
+            plain.add(records(range(650, 700), seed=3))  # other vectors under the same numbers
+        exact = first.search("words", "text", query, 5, exact=True)
+        assert first.search("words", "text", query, 5) == exact
+        first.add(records(range(640, 690), seed=4))
+        assert first.search("words", "text", query, 5) == first.search("words", "text", query, 5, exact=True)
+        assert [one.pending for one in first.statistics()] == [0, 0]
+    assert len(stores.held["words"].data.embedding_dict) == 701
+
+
 def test_another_handle_sees_that_it_was_filled_anew(tmp_path):
     stores = Stores(lambda _: Simple())
     with declared(tmp_path / "a", stores) as store, declared(tmp_path / "b") as plain:

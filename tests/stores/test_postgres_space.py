@@ -3,7 +3,9 @@
 import asyncio
 import itertools
 import math
+import threading
 
+import psycopg2
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
@@ -174,3 +176,18 @@ def test_what_does_not_belong_is_refused(make, server):
     assert again(store.client).query(ask()).ids == ["a"]
     assert server.password not in store.model_dump_json()
     assert str(store.client.name) == store.connection_string
+
+
+async def test_the_event_loop_goes_on(make, server):
+    """While a query waits for a lock of somebody else, which only asyncpg lets it do without a thread."""
+    store = make()
+    await store.async_add([node("a", 0.1)])
+    threads = threading.active_count()
+    with psycopg2.connect(server.url) as connection, connection.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE {store.client.plans.tables.space(1)}")
+        waiting = asyncio.ensure_future(store.aquery(ask()))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        assert threading.active_count() == threads
+    connection.close()
+    assert (await waiting).ids == ["a"]

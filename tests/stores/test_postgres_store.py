@@ -304,7 +304,12 @@ def test_a_server_that_comes_back_is_waited_for(tmp_path, caplog):
         back.start()
         assert len(vectors.get_nodes(["a", "b"])) == 2
         back.join()
-        assert store.check().ok
+        own.stop("immediate")
+        back = threading.Timer(0.5, own.start)
+        back.start()
+        assert asyncio.run(vectors.async_add([node("c").model_copy(update={"embedding": [1.0] * 8})])) == ["c"]
+        back.join()
+        assert (len(store), store.check().problems) == (3, ())
     assert own.password not in caplog.text
     assert "Trying for 30 s" in caplog.text
 
