@@ -171,7 +171,10 @@ class PostgresServer:
         for process in (first, *children_of(first)):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{first}").exists() or _is_dead(first))
+        wait_until(lambda: _is_dead(first))
+        # Until somebody asks how it ended, its number passes for that of a living server.
+        for lock in (self.data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
         if len(lines) > 6 and shutil.which("ipcrm"):  # its shared memory, which only a server on the same data takes over
             subprocess.run(["ipcrm", "-m", lines[6].split()[-1]], check=False, stderr=subprocess.DEVNULL)
 
