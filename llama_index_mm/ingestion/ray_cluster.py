@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,7 @@ from llama_index_mm.ingestion.ray_options import RayOptions
 __all__ = ["connected", "room_for_actors"]
 
 _OBJECT_STORE_BYTES = 200 << 20  # of a cluster that is started here: only names and reports go through it
+_SECONDS = 10.0  # in which a cluster must answer; Ray itself waits for minutes
 
 
 @contextmanager
@@ -50,12 +53,28 @@ def _connect(ray: Any, address: str | None) -> None:
             except ConnectionError:
                 ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **asked)
         else:
+            _knock(ray, address)
             ray.init(address=address, **asked)
     except Exception as error:
         raise ClusterError(
             f"The Ray cluster at {address or 'this machine'} can't be reached: {str(error).strip() or type(error).__name__}. "
             "Start it with: ray start --head; and give every machine the same RAY_AUTH_TOKEN or token file."
         ) from error
+
+
+def _knock(ray: Any, address: str) -> None:
+    """See that somebody listens at ``host:port``; other addresses are Ray's to understand.
+
+    Raises:
+        OSError: nobody does.
+    """
+    found = re.fullmatch(r"([\w.-]+):(\d{1,5})", address)
+    if found is None:
+        return
+    host, port = found[1], int(found[2])
+    if host in ("localhost", "127.0.0.1"):  # for which Ray takes the address of this machine
+        host = ray.util.get_node_ip_address()
+    socket.create_connection((host, port), timeout=_SECONDS).close()
 
 
 @contextmanager

@@ -30,6 +30,8 @@ def open_store(where: Path | str, *, create: bool = False, vector_stores: Vector
     Raises:
         StoreError: there is no store, it is damaged, or the address is of no kind that is known.
     """
+    if isinstance(where, Path) and _POSTGRES.match(where.as_posix().replace(":/", "://", 1)):
+        raise StoreError("Expected the address of a database as text, got a Path, which has no place for //.")
     if not is_address(where):
         return MediaStore(where, create=create, vector_stores=vector_stores)
     address = str(where)

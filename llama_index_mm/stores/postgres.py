@@ -378,7 +378,7 @@ class PostgresStore(NodeStore):
             Nothing: what was measured is in `statistics`. Where the recall is too low, searches stay exact.
 
         Raises:
-            SpaceError: the space is unknown.
+            SpaceError: the space is unknown, or has vectors of more than the 2000 dimensions that HNSW takes.
         """
         if space not in (known := self.spaces()):
             raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(known)}.")

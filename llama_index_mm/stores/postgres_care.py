@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llama_index_mm.errors import SpaceError
 from llama_index_mm.media import MODALITIES, digest_bytes
 from llama_index_mm.stores.facts import row_digest
 from llama_index_mm.stores.maintenance import CheckReport, PartitionStatistics
@@ -23,6 +24,7 @@ __all__ = ["Measured", "analyze", "build", "check", "due", "measure", "settle", 
 logger = logging.getLogger(__name__)
 
 _M, _EF = 16, 64  # neighbours of a vector in the graph, and candidates for them
+_WIDEST = 2000  # dimensions that an HNSW index of pgvector takes
 _MEMORY = "512MB"  # for a graph while it is built; larger ones take longer
 _QUERIES = 48
 _K = 10
@@ -42,12 +44,17 @@ def build(tables: Tables, space: str, modality: str) -> Plan[None]:
     """Build the approximate index of a partition, if it has none. Others may read meanwhile.
 
     Raises:
-        SpaceError: the space is unknown.
+        SpaceError: the space is unknown, or has vectors that are too long.
     """
     yield lock(tables, "build")  # of two that build, the second finds it done
     known = yield from space_of(tables, space, modality)
     if not known.vectors or modality not in MODALITIES:
         return
+    if known.facts.dimension > _WIDEST:
+        raise SpaceError(
+            f"Expected at most {_WIDEST} dimensions, as HNSW of pgvector takes, but space {space!r} has "
+            f"{known.facts.dimension}. Its searches stay exact."
+        )
     # Only one process builds: more would take shared memory, of which containers have little.
     yield Statement("SELECT set_config('maintenance_work_mem', ?, true)", (_MEMORY,))
     yield Statement("SELECT set_config('max_parallel_maintenance_workers', '0', true)")
@@ -128,9 +135,9 @@ def due(tables: Tables, above: int) -> Plan[list[tuple[str, str]]]:
     """The (space, modality) that have so many vectors that an index is due, and twice as many as when one was tried."""
     rows = yield Statement(
         f"SELECT s.name, p.modality FROM {tables.partitions} AS p JOIN {tables.spaces} AS s ON s.number = p.space "
-        "WHERE p.vectors > ? AND coalesce(p.candidates, 0) = 0 AND p.vectors >= 2 * coalesce(p.built, 0) "
+        "WHERE p.vectors > ? AND s.dimension <= ? AND coalesce(p.candidates, 0) = 0 AND p.vectors >= 2 * coalesce(p.built, 0) "
         "ORDER BY s.number, p.modality",
-        (above,),
+        (above, _WIDEST),
     )
     return [(from_stored(space), modality) for space, modality in rows]
 

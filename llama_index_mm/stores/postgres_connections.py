@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from weakref import WeakKeyDictionary
 
 from llama_index_mm._optional import require
 from llama_index_mm.errors import StoreError
@@ -61,6 +62,10 @@ class Copy(NamedTuple):
 Plan = Generator[Statement | Copy, list[Any], T]
 
 
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d{1,5})?")
+
+
 class Address(NamedTuple):
     """Where a store is.
 
@@ -90,10 +95,19 @@ def read_address(url: str, schema: str | None, default: str) -> Address:
     """
     expected = "Expected an address such as postgresql://user:password@host:5432/database"
     try:
+        url.encode()
         parts = urlsplit(url)
         given = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError as error:
-        raise StoreError(f"{expected}, got one that can't be read: {error}.") from None
+        readable = parts.fragment == "" and "#" not in url and not _BARE_PERCENT.search(url)
+        readable = readable and "@" not in parts.path + parts.query
+        readable = readable and all(map(_HOST.fullmatch, parts.netloc.rpartition("@")[2].split(",")))
+    except ValueError:
+        readable = False
+    if not readable:  # what came may be a part of the password
+        raise StoreError(
+            f"{expected}, got one that can't be read. Signs such as @ : / ? # % in a name or a password are written as %XX "
+            "(urllib.parse.quote)."
+        )
     if parts.scheme not in ("postgresql", "postgres"):
         raise StoreError(f"{expected}, got one that begins with {parts.scheme + ':'!r}.")
     user, at, hosts = parts.netloc.rpartition("@")
@@ -147,10 +161,10 @@ class Connections:
         )
         self._expected = (*self._drivers, self._psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, self._asyncpg.PostgresError)
         self._idle: dict[asyncio.AbstractEventLoop, tuple[AsyncGenerator[list[Any], None], list[Any]]] = {}
+        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self.engine: Any = sqlalchemy.create_engine(
             "postgresql+psycopg2://",
             creator=self._connect,
-            pool_pre_ping=True,
             pool_size=_POOL,
             max_overflow=_MORE,
             pool_reset_on_return=None,
@@ -255,9 +269,11 @@ class Connections:
     async def arun(self, make: Callable[[], Plan[T]], *, write: bool = False) -> T:
         """Like `run`."""
         tries = self._tries()
+        gate = self._gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_POOL + _MORE))
         while True:
             try:
-                return await self._arun(make(), write)
+                async with gate:
+                    return await self._arun(make(), write)
             except self._expected as error:
                 await asyncio.sleep(tries.pause(error))
 
@@ -270,15 +286,20 @@ class Connections:
         try:
             with connection.cursor() as cursor:
                 try:
-                    cursor.execute(_WRITE if write else _READ)
+                    begin = _WRITE if write else _READ
                     rows: list[Any] | None = None
                     while True:
                         try:
                             wanted = plan.send(rows) if rows is not None else next(plan)
                         except StopIteration as done:
-                            cursor.execute("COMMIT")
+                            if rows is not None:
+                                cursor.execute("COMMIT")
                             return done.value  # type: ignore[no-any-return]
-                        rows = _execute(cursor, wanted)
+                        if isinstance(wanted, Copy) and begin:
+                            cursor.execute(begin)
+                            begin = ""
+                        rows = _execute(cursor, wanted, begin)
+                        begin = ""
                 except BaseException:
                     plan.close()
                     if connection.dbapi_connection.closed:
@@ -326,13 +347,15 @@ def _rolled_back(cursor: Any, connection: Any) -> None:
         connection.invalidate()
 
 
-def _execute(cursor: Any, wanted: Statement | Copy) -> list[Any]:
+def _execute(cursor: Any, wanted: Statement | Copy, begin: str = "") -> list[Any]:
+    """The rows of a statement; ``begin`` goes to the server along with it, so that it is not waited for."""
     if isinstance(wanted, Copy):
         columns = ", ".join(wanted.columns)
         sql = f'COPY "{wanted.schema}"."{wanted.table}" ({columns}) FROM STDIN (FORMAT binary)'
         cursor.copy_expert(sql, io.BytesIO(wanted.data))
         return []
-    cursor.execute(wanted.sql.replace("?", "%s"), wanted.values or None)
+    sql = wanted.sql.replace("?", "%s")
+    cursor.execute(f"{begin}; {sql}" if begin else sql, wanted.values or None)
     return cursor.fetchall() if cursor.description else []
 
 

@@ -1,5 +1,6 @@
 """What a store in PostgreSQL does, as plans: each a transaction, carried out with or without an event loop."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class PostgresPlans:
         self._connections = connections
         self._name = name
         self._open = True
+        self._process = os.getpid()
 
     def close(self) -> None:
         """Close the connections; nothing can be carried out any more."""
@@ -47,6 +49,9 @@ class PostgresPlans:
     def _check_open(self) -> None:
         if not self._open:
             raise StoreError(f"The store in {self._name} is closed. Open it again.")
+        if self._process != os.getpid():  # after a fork; what is connected belongs to the process that went on
+            self._connections.engine.dispose(close=False)
+            self._process = os.getpid()
 
     def read(self, make: Callable[[], Plan[T]]) -> T:
         """Carry out a plan that reads; all of it sees the store as of one moment."""

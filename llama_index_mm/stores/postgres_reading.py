@@ -31,7 +31,9 @@ __all__ = [
 ]
 
 _MARGIN = 32  # more than asked for, so that ties and roundings at the end can be seen
-_FILTERED = 4  # times as many candidates where there is a filter
+_FILTERED = 2  # times as many candidates where there is a filter
+_RARE = 5_000  # nodes that pass the filters, below which all of them are compared: the index would miss one in twenty
+_LOOKED_AT = 2_000  # nodes of which that is estimated
 _WIDER = 8  # times as many, if they go on
 _SLACK = 5e-6  # more than pgvector's rounding, relative to the largest similarity
 _FEW = 10_000  # nodes to choose from up to which all are compared
@@ -174,7 +176,8 @@ def nearest(
     if k <= 0 or not space.vectors or allowed is None:
         return Nearest(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, space.facts.dimension), np.float32))
     few = among is not None and not isinstance(among, Among) and len(among) <= _FEW
-    if space.candidates and not exact and not few and k + _MARGIN <= MOST:
+    indexed = space.candidates and not exact and not few and k + _MARGIN <= MOST
+    if indexed and not (yield from _are_few(tables, space, modality, among)):
         # In strict order what comes up late is left out, and with a filter that few pass most of the nearest come up late.
         depth = max(space.candidates, k + _MARGIN)
         limit = k + _MARGIN if among is None else _FILTERED * (k + _MARGIN)
@@ -197,6 +200,21 @@ def nearest(
             break
         limit *= _WIDER
     return _ranked(rows, query, k)
+
+
+def _are_few(tables: Tables, space: Space, modality: str, among: Among | Seqs | None) -> Plan[bool]:
+    """Whether few nodes pass the filters, as some pages of them tell."""
+    if not isinstance(among, PostgresAmong) or not among.conditions:
+        return False
+    sql, values = all_of(among.conditions)
+    share = min(100.0, 100 * _LOOKED_AT / max(1, space.vectors))
+    rows = yield Statement(
+        f"SELECT count(*), count(*) FILTER (WHERE {sql}) FROM {tables.nodes} AS n TABLESAMPLE SYSTEM ({share:.6f}) "
+        "WHERE n.modality = ?",
+        (*values, modality),
+    )
+    seen, passed = rows[0]
+    return bool(seen) and passed * space.vectors < _RARE * seen
 
 
 def _allowed(tables: Tables, among: Among | Seqs | None) -> Condition | None:
@@ -279,7 +297,7 @@ def sample(tables: Tables, name: str, modality: str, size: int) -> Plan[Vectors]
     """At most ``size`` vectors of a partition, evenly spread: ``(m, d)``."""
     space = yield from space_of(tables, name, modality)
     table = tables.space(space.number)
-    ((count,),) = yield Statement(f"SELECT count(*) FROM {table} WHERE mm_modality = ?", (modality,))
+    count = space.vectors
     chosen = np.arange(count) if count <= size else np.linspace(0, count - 1, size).astype(np.int64)
     sql = (
         f"SELECT vector_send(d.embedding) FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM {table} "

@@ -114,6 +114,7 @@ def make_tables(tables: Tables, identity: str) -> Plan[None]:
         )
     yield lock(tables)
     yield from _extension()
+    yield from _schema(tables)
     for statement in _statements(tables):
         yield Statement(statement)
     for note in (("format", str(FORMAT)), ("identity", identity)):
@@ -128,6 +129,7 @@ def _extension() -> Plan[None]:
         )
     rows = yield Statement("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
     if not rows:
+        yield from _may_create("EXTENSION vector")
         yield Statement("CREATE EXTENSION IF NOT EXISTS vector")
         rows = yield Statement("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
     version = tuple(int(part) for part in rows[0][0].split(".")[:2])
@@ -135,9 +137,25 @@ def _extension() -> Plan[None]:
         raise StoreError(f"Expected pgvector 0.8 or later, got {rows[0][0]}. Run: ALTER EXTENSION vector UPDATE")
 
 
+def _schema(tables: Tables) -> Plan[None]:
+    """Make the schema, for which a role needs more rights than for tables in one that is there."""
+    rows = yield Statement("SELECT 1 FROM pg_namespace WHERE nspname = ?", (tables.schema,))
+    if not rows:
+        yield from _may_create(f"SCHEMA {tables.schema} AUTHORIZATION", of_role=True)
+        yield Statement(f'CREATE SCHEMA IF NOT EXISTS "{tables.schema}"')
+
+
+def _may_create(what: str, *, of_role: bool = False) -> Plan[None]:
+    """See that the role may make schemas and extensions in the database."""
+    sql = "SELECT has_database_privilege(current_database(), 'CREATE'), quote_ident(current_user), current_database()::text"
+    ((may, role, database),) = yield Statement(sql)
+    if not may:
+        command = f"CREATE {what} {role}" if of_role else f"CREATE {what}"
+        raise StoreError(f"Role {role} may not create anything in database {database!r}. Let its owner run there: {command}")
+
+
 def _statements(tables: Tables) -> list[str]:
     return [
-        f'CREATE SCHEMA IF NOT EXISTS "{tables.schema}"',
         f"CREATE TABLE IF NOT EXISTS {tables.meta} (key text PRIMARY KEY, value text NOT NULL)",
         f"CREATE TABLE IF NOT EXISTS {tables.spaces} (number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
         "name text NOT NULL UNIQUE, dimension integer NOT NULL, fingerprint text NOT NULL, normalize boolean NOT NULL)",

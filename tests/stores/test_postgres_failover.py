@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import psycopg2
 import pytest
 from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery
@@ -39,6 +38,7 @@ pytestmark = [
     pytest.mark.distributed,
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
 ]
+psycopg2 = pytest.importorskip("psycopg2")
 
 SPACES = tiny_preset().spaces
 WORDS = ("red", "boat", "oar", "tide", "rope", "sail", "gull", "pier")

@@ -5,7 +5,6 @@ import itertools
 import math
 import threading
 
-import psycopg2
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
@@ -25,6 +24,7 @@ from llama_index_mm.stores.postgres import PostgresStore
 from llama_index_mm.testing import check_vector_store
 
 pytestmark = pytest.mark.distributed
+psycopg2 = pytest.importorskip("psycopg2")
 numbers = itertools.count()
 
 

@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import psycopg2
 import pytest
 from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
@@ -23,6 +22,7 @@ from llama_index_mm.stores.postgres_connections import read_address
 from llama_index_mm.stores.postgres_facts import from_stored, to_stored
 
 pytestmark = pytest.mark.distributed
+psycopg2 = pytest.importorskip("psycopg2")
 SPACES = {"text": (8, True), "joint": (5, False)}
 
 
