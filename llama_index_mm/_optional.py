@@ -21,7 +21,9 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        # LlamaIndex's integrations are packages of one namespace.
+        package = module if module.startswith("llama_index.") else module.partition(".")[0]
         raise MissingExtraError(
-            f"This needs the package {module.partition('.')[0]!r}, which can't be imported ({error}). "
+            f"This needs the package {package!r}, which can't be imported ({error}). "
             f"Install it with: pip install 'llama-index-mm[{extra}]'"
         ) from error
