@@ -155,7 +155,10 @@ def test_errors_are_of_this_package(ray, make, tmp_path):
 
 
 DRIVER = """
+import signal
 import sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
 from pathlib import Path
 from ray_work import telling_preset
 from llama_index_mm.ingestion.ray_options import RayOptions
