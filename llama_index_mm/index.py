@@ -317,7 +317,6 @@ class MultiModalIndex(Answering):
         from llama_index_mm.ingestion.shards_merge import merge_shards
 
         report = merge_shards(shards, self.store, show_progress=show_progress)
-        self.store.checkpoint()
         if calibrate:
             self._calibration = follow(self.store, self.preset.spaces, show_progress=show_progress) or self._calibration
         return report

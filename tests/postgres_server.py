@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from processes import is_alive
 
 _USER = "nobody"
 _SECONDS = 60
@@ -171,7 +172,7 @@ class PostgresServer:
         for process in (first, *children_of(first)):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        wait_until(lambda: _is_dead(first))
+        wait_until(lambda: not is_alive(first))
         # Until somebody asks how it ended, its number passes for that of a living server.
         for lock in (self.data / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
             lock.unlink(missing_ok=True)
@@ -201,12 +202,6 @@ class PostgresServer:
 def children_of(process: int) -> list[int]:
     """The processes that a process has started."""
     return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-
-
-def _is_dead(process: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    return True
 
 
 def wait_until(true: Callable[[], object], seconds: float = _SECONDS) -> None:

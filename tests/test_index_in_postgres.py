@@ -36,7 +36,7 @@ def there():
 
 def new_database(there, name):
     """Address of an empty database."""
-    there.run("createdb", "-h", there.host, "-p", str(there.port), "-U", "postgres", name)
+    there.ask(f"CREATE DATABASE {name}")
     return f"{there.url.rpartition('/')[0]}/{name}"
 
 

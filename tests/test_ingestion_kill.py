@@ -9,10 +9,10 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import descendants, is_alive
 
 from llama_index_mm.nodes import node_to_json
 from llama_index_mm.stores import MediaStore
@@ -172,28 +172,6 @@ def committed(folder):
         return {node.node_id for node in store.nodes(store.find().tolist()).values()}
 
 
-def children(pid):
-    """Processes that a process started, and theirs."""
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found, before = {pid}, set()
-    while found != before:
-        before = set(found)
-        found |= {one for one, parent in parents.items() if parent in found}
-    return found - {pid}
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def wait_until(condition, seconds):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -252,7 +230,7 @@ def test_killed_ten_times(make_once, starter, tmp_path):
         assert wait_until(lambda wanted=wanted: log.is_opened() and log.count() >= wanted, 60)
         if at % 2:
             time.sleep(chance.uniform(0, 0.1))
-        workers = children(pid)
+        workers = descendants(pid)
         os.kill(pid, signal.SIGKILL)
         assert starter.wait() == signal.SIGKILL
         assert wait_until(lambda workers=workers: not any(map(is_alive, workers)), 10), "a worker stayed behind"

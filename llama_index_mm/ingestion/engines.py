@@ -53,7 +53,7 @@ def ingest_on_cluster(
     given = {"options": options, "transformations": transformations, "show_progress": show_progress, "dry_run": dry_run, **rest}
     made_by = options.preset or _name_of(preset)
     if not isinstance(store, MediaStore):
-        return ingest_with_ray(str(getattr(store, "address", store.name)), made_by, source, **given)
+        return ingest_with_ray(store.address, made_by, source, **given)
     folder = Path(options.shards) if options.shards is not None else store.folder / _SHARDS
     is_new = not folder.exists()
     shards = ShardStore.create(folder, preset)

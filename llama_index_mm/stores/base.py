@@ -108,6 +108,11 @@ class NodeStore(ABC):
         """What messages call it, and what opens it again: a folder, or an address without its password."""
 
     @property
+    def address(self) -> str:
+        """What opens the same store in another process; may hold a password, and so is not for messages."""
+        return self.name
+
+    @property
     @abstractmethod
     def media_folder(self) -> Path:
         """Where the files lie on this machine that belong to the store."""

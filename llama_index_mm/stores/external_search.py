@@ -9,6 +9,7 @@ from llama_index_mm.embeddings.base import Vectors
 from llama_index_mm.errors import StoreError
 from llama_index_mm.stores.partition import Block, Ids, Partition
 from llama_index_mm.stores.partitions import changed_since, vectors_of
+from llama_index_mm.stores.records import evenly
 from llama_index_mm.stores.schema import SEQ_BITS
 
 if TYPE_CHECKING:
@@ -132,6 +133,5 @@ class ExternalPartition:
             "SELECT key FROM vectors WHERE key >= ? AND key < ? ORDER BY key", [low, low + (1 << SEQ_BITS)]
         )
         ids = np.array([key - low for (key,) in rows], np.int64)
-        if len(ids) > size:
-            ids = ids[np.linspace(0, len(ids) - 1, size).astype(np.int64)]
+        ids = ids[evenly(len(ids), size)]
         return self._read(ids).vectors(ids)

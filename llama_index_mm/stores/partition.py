@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Vectors
+from llama_index_mm.stores.records import evenly
 from llama_index_mm.stores.scan import inner_products, inner_products_of_rows
 
 __all__ = ["BLOCK", "Approximate", "Block", "Ids", "Partition"]
@@ -168,8 +169,7 @@ class Partition:
     def sample(self, size: int) -> Vectors:
         """At most ``size`` vectors, evenly spread over the ids: ``(m, d)`` float32."""
         ids = self.ids
-        if len(ids) > size:
-            ids = ids[np.linspace(0, len(ids) - 1, size).astype(np.int64)]
+        ids = ids[evenly(len(ids), size)]
         return self.vectors(ids)
 
 

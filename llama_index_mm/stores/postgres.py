@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import MetadataFilters
 from platformdirs import user_cache_path
@@ -26,7 +25,7 @@ from llama_index_mm.stores.postgres_filters import PostgresAmong, all_of, listed
 from llama_index_mm.stores.postgres_media import PostgresMedia
 from llama_index_mm.stores.postgres_plans import PostgresPlans
 from llama_index_mm.stores.postgres_tables import Tables, identity_of, make_tables, tables_are_missing
-from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace
+from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace, checked_query, evenly, settled
 
 if TYPE_CHECKING:
     from llama_index_mm.stores.postgres_space import PostgresSpaceStore
@@ -151,16 +150,7 @@ class PostgresStore(NodeStore):
         if known is None:
             self.plans.write(lambda: writing.declare_space(self.plans.tables, name, wanted))
             known = self.spaces()[name]
-        if known[:2] != wanted[:2]:
-            raise SpaceError(
-                f"Space {name!r} of {self._name} was made with fingerprint {known.fingerprint} ({known.dimension} "
-                f"dimensions); the encoders at hand have {fingerprint} ({dimension}). Open it with the preset that it was made "
-                "with, or index again."
-            )
-        if known.normalize != normalize:
-            raise SpaceError(
-                f"Space {name!r} of {self._name} was made with normalize={known.normalize}, not {normalize}; that can't change."
-            )
+        settled(name, known, wanted, self._name)
 
     def replace_space(self, name: str, *, by: str) -> None:
         """Let another space take the name and the place of one, in one transaction. Nodes stay as they are.
@@ -296,7 +286,7 @@ class PostgresStore(NodeStore):
     def spread(self, most: int, *, modalities: Sequence[str] | None = None, space: str | None = None) -> Seqs:
         """At most so many numbers of nodes that match everything given, evenly spread over them, ascending."""
         seqs = self.find(modalities=modalities, space=space)
-        return seqs if len(seqs) <= most else seqs[np.linspace(0, len(seqs) - 1, most).astype(np.int64)]
+        return seqs[evenly(len(seqs), most)]
 
     # -- searching --------------------------------------------------------------------------------------------------
 
@@ -322,7 +312,7 @@ class PostgresStore(NodeStore):
 
         def plan() -> Plan[list[Hit]]:
             known = yield from reading.space_of(self.plans.tables, space, modality)
-            vector = reading.checked(space, known.facts, query, fingerprint)
+            vector = checked_query(space, known.facts, query, fingerprint)
             found = yield from reading.nearest(self.plans.tables, known, modality, vector, k, among, exact=exact)
             return [Hit(int(seq), float(value)) for seq, value in zip(found.seqs, found.similarities, strict=True)]
 
@@ -336,7 +326,7 @@ class PostgresStore(NodeStore):
         """
         return self.plans.read(
             lambda: reading.similarities(
-                self.plans.tables, space, modality, seqs, lambda known: reading.checked(space, known, query)
+                self.plans.tables, space, modality, seqs, lambda known: checked_query(space, known, query)
             )
         )
 

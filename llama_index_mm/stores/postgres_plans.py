@@ -17,7 +17,7 @@ from llama_index_mm.stores.postgres_facts import Prepared, from_stored, prepare,
 from llama_index_mm.stores.postgres_filters import Condition, compile_condition
 from llama_index_mm.stores.postgres_media import PostgresMedia
 from llama_index_mm.stores.postgres_tables import Tables, lock
-from llama_index_mm.stores.records import Record, Source, StoredSpace, scale
+from llama_index_mm.stores.records import Record, Source, StoredSpace, vector_bytes
 from llama_index_mm.stores.rows import Row
 
 __all__ = ["PostgresPlans"]
@@ -90,18 +90,8 @@ class PostgresPlans:
             SpaceError: a vector of an unknown space or of the wrong shape, not finite or of length 0.
             StoreError: an id that comes twice.
         """
-        ids = [record.node.node_id for record in records]
-        if len(set(ids)) != len(ids):
-            twice = sorted({one for one in ids if ids.count(one) > 1})[:3]
-            raise StoreError(f"Node ids must not repeat within one call of add; these do: {', '.join(twice)}.")
-        vectors: list[dict[str, bytes]] = [{} for _ in records]
-        named = dict.fromkeys(name for record in records for name in record.vectors)
-        spaces = self.read(self.spaces) if named else {}
-        for name in named:
-            having = [at for at, record in enumerate(records) if name in record.vectors]
-            scaled = scale([records[at].vectors[name] for at in having], [ids[at] for at in having], name, spaces)
-            for at, vector in zip(having, scaled, strict=True):
-                vectors[at][name] = vector.tobytes()
+        spaces = self.read(self.spaces) if any(record.vectors for record in records) else {}
+        vectors = vector_bytes(records, spaces)
         return [self._prepared(record.node, given) for record, given in zip(records, vectors, strict=True)]
 
     def _prepared(self, node: BaseNode, vectors: Mapping[str, bytes]) -> Prepared:

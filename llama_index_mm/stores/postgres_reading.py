@@ -13,13 +13,12 @@ from llama_index_mm.stores.postgres_connections import Plan, Statement
 from llama_index_mm.stores.postgres_facts import from_stored, to_stored
 from llama_index_mm.stores.postgres_filters import Condition, PostgresAmong, all_of
 from llama_index_mm.stores.postgres_tables import Tables, as_matrix, as_vector_text
-from llama_index_mm.stores.records import Source, StoredSpace, scale
+from llama_index_mm.stores.records import Source, StoredSpace, evenly
 from llama_index_mm.stores.scan import inner_products_of_rows
 
 __all__ = [
     "Nearest",
     "Space",
-    "checked",
     "conditions_of",
     "find",
     "nearest",
@@ -82,25 +81,6 @@ def space_of(tables: Tables, name: str, modality: str) -> Plan[Space]:
         raise SpaceError(f"Space {name!r} is not in this store; it has {[from_stored(row[0]) for row in known]}.")
     number, dimension, fingerprint, normalize, count, candidates = rows[0]
     return Space(number, StoredSpace(dimension, fingerprint, normalize), count, candidates)
-
-
-def checked(name: str, known: StoredSpace, query: Vectors, fingerprint: str | None = None) -> Vectors:
-    """A query, scaled where the space wants that.
-
-    Raises:
-        SpaceError: it has another dimension or fingerprint, numbers that are not finite, or length 0.
-    """
-    if fingerprint is not None and fingerprint != known.fingerprint:
-        raise SpaceError(
-            f"The query was made with fingerprint {fingerprint}; the vectors of space {name!r} have {known.fingerprint}. "
-            "Encode it with the model that the space was made with."
-        )
-    if query.shape != (known.dimension,):
-        raise SpaceError(f"Expected a query of shape ({known.dimension},) for space {name!r}, got {query.shape}.")
-    if not np.isfinite(query).all():
-        raise SpaceError(f"The query for space {name!r} has numbers that are not finite.")
-    scaled: Vectors = scale([query], [""], name, {name: known})[0]
-    return np.ascontiguousarray(scaled)
 
 
 # -- by what they say --------------------------------------------------------------------------------------------------
@@ -167,7 +147,7 @@ def nearest(
         tables: of the store.
         space: as `space_of` gives it for the modality.
         modality: of the nodes.
-        query: as `checked` gives it.
+        query: as `checked_query` gives it.
         k: how many.
         among: nodes to choose from; None for all.
         exact: leave the approximate index aside.
@@ -298,7 +278,7 @@ def sample(tables: Tables, name: str, modality: str, size: int) -> Plan[Vectors]
     space = yield from space_of(tables, name, modality)
     table = tables.space(space.number)
     count = space.vectors
-    chosen = np.arange(count) if count <= size else np.linspace(0, count - 1, size).astype(np.int64)
+    chosen = evenly(count, size)
     sql = (
         f"SELECT vector_send(d.embedding) FROM (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM {table} "
         f"WHERE mm_modality = ?) AS c JOIN {table} AS d ON d.id = c.id WHERE c.place = ANY(CAST(? AS bigint[])) ORDER BY d.id"

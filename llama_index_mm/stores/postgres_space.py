@@ -17,14 +17,14 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index_mm._optional import require
 from llama_index_mm.embeddings.base import Vectors
-from llama_index_mm.errors import QueryError, SpaceError
+from llama_index_mm.errors import QueryError
 from llama_index_mm.media import MODALITIES
 from llama_index_mm.stores import postgres_reading as reading
 from llama_index_mm.stores.postgres_connections import Plan
 from llama_index_mm.stores.postgres_facts import Prepared
 from llama_index_mm.stores.postgres_filters import Condition, PostgresAmong, all_of
 from llama_index_mm.stores.postgres_plans import PostgresPlans
-from llama_index_mm.stores.records import Record, StoredSpace, scale
+from llama_index_mm.stores.records import Record, StoredSpace, as_vector, checked_query, scale
 
 require("llama_index.vector_stores.postgres", extra="postgres")
 from llama_index.vector_stores.postgres import PGVectorStore  # noqa: E402
@@ -160,7 +160,7 @@ class PostgresSpaceStore(PGVectorStore):  # type: ignore[misc]
 
     def _ready(self, nodes: Sequence[BaseNode]) -> list[Prepared]:
         """Nodes, checked and ready to be written; the first ones settle the dimension."""
-        vectors = [_array(node.get_embedding(), f"Node {node.node_id}") for node in nodes]
+        vectors = [as_vector(node.get_embedding(), f"Node {node.node_id}") for node in nodes]
         known = self._store.spaces().get(self.space)
         if known is None:
             # A first batch that is refused must not settle the dimension.
@@ -254,7 +254,7 @@ class PostgresSpaceStore(PGVectorStore):  # type: ignore[misc]
             raise QueryError("The query has no embedding; give the index an embed_model.")
         wanted = self._plans.conditions(node_ids=query.node_ids, ref_doc_ids=query.doc_ids, filters=query.filters)
         among = PostgresAmong(wanted, lambda _: np.zeros(0, np.int64)) if wanted else None
-        return _array(query.query_embedding, "Query"), among
+        return as_vector(query.query_embedding, "Query"), among
 
     def _query(
         self, query: VectorStoreQuery, vector: Vectors, among: PostgresAmong | None, options: dict[str, Any]
@@ -269,7 +269,7 @@ class PostgresSpaceStore(PGVectorStore):  # type: ignore[misc]
         tables, parts = self._plans.tables, []
         for modality in MODALITIES:
             known = yield from reading.space_of(tables, self.space, modality)
-            checked = reading.checked(self.space, known.facts, vector, options.get("fingerprint"))
+            checked = checked_query(self.space, known.facts, vector, options.get("fingerprint"))
             exact = bool(options.get("exact"))
             parts.append((yield from reading.nearest(tables, known, modality, checked, depth, among, exact=exact)))
         seqs, scores, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -295,19 +295,3 @@ def _diverse(vector: Vectors, seqs: Any, vectors: Vectors, k: int, threshold: fl
         mmr_threshold=threshold,
     )
     return seqs[chosen], [float(score) for score in scores]
-
-
-def _array(embedding: Any, whose: str) -> Vectors:
-    """An embedding as ``(d,)`` float32.
-
-    Raises:
-        SpaceError: it is no list of numbers.
-    """
-    try:
-        with np.errstate(over="ignore"):
-            vector = np.asarray(embedding, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise SpaceError(f"{whose}: expected an embedding of numbers, got {type(embedding).__name__}: {error}.") from error
-    if vector.ndim != 1:
-        raise SpaceError(f"{whose}: expected an embedding of shape (d,), got {vector.shape}.")
-    return vector

@@ -25,7 +25,7 @@ from llama_index_mm.stores.facts import delete_facts, insert_facts, row_digest
 from llama_index_mm.stores.filters import compile_filters
 from llama_index_mm.stores.media_folder import MediaFolder
 from llama_index_mm.stores.partitions import Partitions
-from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace, scale
+from llama_index_mm.stores.records import Hit, Record, Source, StoredSpace, checked_query, evenly, settled, vector_bytes
 from llama_index_mm.stores.rows import Changes, Row, chunks
 from llama_index_mm.stores.schema import SEQ_BITS
 from llama_index_mm.stores.spaces import drop_space, replace_space
@@ -153,18 +153,7 @@ class MediaStore(NodeStore):
         if name not in self.spaces():
             with self._database.writing() as database:  # another thread may come first
                 database.execute("INSERT OR IGNORE INTO spaces VALUES (?, ?, ?, ?)", [name, *wanted])
-        known = self.spaces()[name]
-        if known[:2] != wanted[:2]:
-            raise SpaceError(
-                f"Space {name!r} of {self.folder} was made with fingerprint {known.fingerprint} ({known.dimension} "
-                f"dimensions); the encoders at hand have {fingerprint} ({dimension}). Open it with the preset that it was made "
-                "with, or index again."
-            )
-        if known.normalize != normalize:
-            raise SpaceError(
-                f"Space {name!r} of {self.folder} was made with normalize={known.normalize}, not {normalize}; that can't "
-                "change."
-            )
+        settled(name, self.spaces()[name], wanted, self.name)
 
     def replace_space(self, name: str, *, by: str) -> None:
         """Let another space take the name and the place of one, in one transaction. Nodes stay as they are.
@@ -229,18 +218,7 @@ class MediaStore(NodeStore):
 
     def _rows(self, records: Sequence[Record]) -> list[Row]:
         """Records, checked and ready to be written."""
-        ids = [record.node.node_id for record in records]
-        if len(set(ids)) != len(ids):
-            twice = sorted({one for one in ids if ids.count(one) > 1})[:3]
-            raise StoreError(f"Node ids must not repeat within one call of add; these do: {', '.join(twice)}.")
-        spaces = self.spaces()
-        vectors: list[dict[str, bytes]] = [{} for _ in records]
-        for name in dict.fromkeys(name for record in records for name in record.vectors):
-            having = [at for at, record in enumerate(records) if name in record.vectors]
-            whose = [ids[at] for at in having]
-            scaled = scale([records[at].vectors[name] for at in having], whose, name, spaces)
-            for at, vector in zip(having, scaled, strict=True):
-                vectors[at][name] = vector.tobytes()
+        vectors = vector_bytes(records, self.spaces())
         return [self._row(record.node, given) for record, given in zip(records, vectors, strict=True)]
 
     def _row(self, node: BaseNode, vectors: Mapping[str, bytes]) -> Row:
@@ -412,7 +390,7 @@ class MediaStore(NodeStore):
     def spread(self, most: int, *, modalities: Sequence[str] | None = None, space: str | None = None) -> Seqs:
         """At most so many numbers of nodes that match everything given, evenly spread over them, ascending."""
         seqs = self.find(modalities=modalities, space=space)
-        return seqs if len(seqs) <= most else seqs[np.linspace(0, len(seqs) - 1, most).astype(np.int64)]
+        return seqs[evenly(len(seqs), most)]
 
     # -- searching --------------------------------------------------------------------------------------------------
 
@@ -473,17 +451,7 @@ class MediaStore(NodeStore):
         known = self.spaces()
         if space not in known:
             raise SpaceError(f"Space {space!r} is not in this store; it has {sorted(known)}.")
-        if fingerprint is not None and fingerprint != known[space].fingerprint:
-            raise SpaceError(
-                f"The query was made with fingerprint {fingerprint}; the vectors of space {space!r} have "
-                f"{known[space].fingerprint}. Encode it with the model that the space was made with."
-            )
-        if query.shape != (known[space].dimension,):
-            raise SpaceError(f"Expected a query of shape ({known[space].dimension},) for space {space!r}, got {query.shape}.")
-        if not np.isfinite(query).all():
-            raise SpaceError(f"The query for space {space!r} has numbers that are not finite.")
-        scaled: Vectors = scale([query], [""], space, known)[0]
-        return scaled
+        return checked_query(space, known[space], query, fingerprint)
 
     # -- care -------------------------------------------------------------------------------------------------------
 

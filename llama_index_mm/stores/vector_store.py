@@ -29,10 +29,10 @@ from llama_index.core.vector_stores.types import (
 from numpy.typing import NDArray
 
 from llama_index_mm.embeddings.base import Vectors
-from llama_index_mm.errors import QueryError, SpaceError, StoreError
+from llama_index_mm.errors import QueryError, StoreError
 from llama_index_mm.media import MODALITIES
 from llama_index_mm.stores.filters import compile_filters
-from llama_index_mm.stores.records import Hit, Record, StoredSpace, scale
+from llama_index_mm.stores.records import Hit, Record, StoredSpace, as_vector, scale
 from llama_index_mm.stores.store import MediaStore
 
 __all__ = ["SpaceVectorStore"]
@@ -208,7 +208,7 @@ class SpaceVectorStore(BasePydanticVectorStore):
             raise QueryError("The query has no embedding; give the index an embed_model.")
         if self.space not in self._store.spaces():
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])  # nothing was ever added
-        vector = _array(query.query_embedding, "Query")
+        vector = as_vector(query.query_embedding, "Query")
         for _ in range(_TRIES):
             found = self._query(query, vector, kwargs)
             if found is not None:
@@ -418,21 +418,5 @@ def _matrix(nodes: Sequence[BaseNode]) -> Sequence[Vectors]:
                     raise ValueError
                 row[:] = embedding  # half the time of making an array of each list
     except (TypeError, ValueError):
-        return [_array(embedding, f"Node {node.node_id}") for embedding, node in zip(given, nodes, strict=True)]
+        return [as_vector(embedding, f"Node {node.node_id}") for embedding, node in zip(given, nodes, strict=True)]
     return list(vectors)
-
-
-def _array(embedding: Any, whose: str) -> Vectors:
-    """An embedding as ``(d,)`` float32.
-
-    Raises:
-        SpaceError: it is no list of numbers.
-    """
-    try:
-        with np.errstate(over="ignore"):
-            vector = np.asarray(embedding, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise SpaceError(f"{whose}: expected an embedding of numbers, got {type(embedding).__name__}: {error}.") from error
-    if vector.ndim != 1:
-        raise SpaceError(f"{whose}: expected an embedding of shape (d,), got {vector.shape}.")
-    return vector

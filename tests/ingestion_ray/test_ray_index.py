@@ -1,6 +1,5 @@
 """``MultiModalIndex.ingest(engine="ray")`` and ``merge``: an index in a folder, and one in PostgreSQL."""
 
-import os
 import sys
 
 import pytest
@@ -22,17 +21,6 @@ if sys.platform != "linux":
     pytest.skip("needs Linux", allow_module_level=True)
 
 OPTIONS = RayOptions(files_per_batch=12, preset=tiny_preset)
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory):
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, sys.path)))  # actors import what makes their preset
-        ray.init(address="local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
-        yield ray
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import descendants, is_alive
 from ray_work import Told, ingest_plainly, open_folder, other_weights, snapshot, telling_preset, write_files
 
 from llama_index_mm.errors import ClusterError, SpaceError, StoreError
@@ -28,18 +29,6 @@ if sys.platform != "linux":
 
 FILES, COPIES, BROKEN = 120, 10, 8
 BATCH = 16
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory):
-    """A cluster of two processors on this machine."""
-    import ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, sys.path)))  # actors import what makes their preset
-        ray.init(address="local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
-        yield ray
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +179,7 @@ def test_a_driver_that_was_stopped_goes_on(kind, make, tmp_path, monkeypatch):
     deadline = time.monotonic() + 120
     while len(list(parts.glob("*.json"))) < 3 and time.monotonic() < deadline and driver.poll() is None:
         time.sleep(0.05)
-    started = _descendants(driver.pid)
+    started = descendants(driver.pid)
     assert len(started) > 3
     driver.send_signal(kind)
     _, said = driver.communicate(timeout=90)
@@ -199,7 +188,7 @@ def test_a_driver_that_was_stopped_goes_on(kind, make, tmp_path, monkeypatch):
     deadline = time.monotonic() + 60
     while (left := [one for one in started if _works(one)]) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for one in filter(_is_alive, started):  # Ray's own agents outlive a driver that was killed
+    for one in filter(is_alive, started):  # Ray's own agents outlive a driver that was killed
         os.kill(one, signal.SIGKILL)
     assert left == [], "actors or decoders stayed behind"
 
@@ -221,31 +210,10 @@ def test_a_driver_that_was_stopped_goes_on(kind, make, tmp_path, monkeypatch):
         assert snapshot(store) == expected
 
 
-def _descendants(pid):
-    parents = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found, before = {pid}, set()
-    while found != before:
-        before = set(found)
-        found |= {one for one, parent in parents.items() if parent in found}
-    return found - {pid}
-
-
 def _works(pid):
     """Whether this is an actor, or a process that decodes."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return _is_alive(pid) and (b"MapWorker" in command or b"llama_index_mm" in command)
-
-
-def _is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    return is_alive(pid) and (b"MapWorker" in command or b"llama_index_mm" in command)
